@@ -1,0 +1,2 @@
+//! Benchmarks against Envoy.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Discovery, translation and certificates.
+fn main() {}

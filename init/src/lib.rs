@@ -1,0 +1,1 @@
+//! The redirect of a pod's traffic: rules, netlink, check.

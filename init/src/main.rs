@@ -1,0 +1,2 @@
+//! The redirect of a pod's traffic: rules, netlink, check.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The user's resources: strict parsing into one routing model.

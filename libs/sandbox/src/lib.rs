@@ -1,0 +1,1 @@
+//! Pods as network namespaces of one machine.

@@ -1,0 +1,1 @@
+//! The admission webhook that injects the proxy.

@@ -1,0 +1,2 @@
+//! The admission webhook that injects the proxy.
+fn main() {}
