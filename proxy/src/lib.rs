@@ -1,1 +1,6 @@
 //! The data plane.
+
+pub mod admin;
+pub mod identity;
+pub mod telemetry;
+pub mod tls;

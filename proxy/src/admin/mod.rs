@@ -1,0 +1,1 @@
+//! The HTTP endpoints for people, Prometheus and the kubelet.

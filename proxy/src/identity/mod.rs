@@ -1,0 +1,1 @@
+//! How the pod gets its certificate and keeps it fresh.

@@ -1,0 +1,1 @@
+//! What the proxy tells: metrics, access log, its own log.
