@@ -1,0 +1,40 @@
+//! The one routing model: services, workloads, endpoints and routes, in no front end's words.
+//!
+//! Front ends (`crate::frontend`) write it, the control plane translates it. Everything in it has been checked.
+
+mod endpoint;
+mod route;
+mod service;
+mod workload;
+
+pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSet};
+pub use route::{
+    Backend, HeaderChange, HeaderOp, Matcher, NamedMatcher, PathMatcher, ROUTE_KIND, Route, RouteParent, RouteRule,
+    RouteSet, in_precedence,
+};
+pub use service::{Addressing, Protocol, Service, ServicePort, TargetPort};
+pub use workload::{Workload, WorkloadPort};
+
+use std::{fmt, sync::Arc};
+
+/// Namespace and name. Cheap to clone. Shown as `shop/catalog`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl Name {
+    /// A name in a namespace.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
