@@ -1,6 +1,7 @@
 //! The data plane.
 
 pub mod admin;
+pub mod http;
 pub mod identity;
 pub mod telemetry;
 pub mod tls;
