@@ -1,2 +1,9 @@
-//! The redirect of a pod's traffic: rules, netlink, check.
-fn main() {}
+//! `weir-init`: makes, proves, removes and prints the redirect of a pod.
+
+use std::process::ExitCode;
+
+use weir_init::command;
+
+fn main() -> ExitCode {
+    command::run(std::env::args_os().skip(1))
+}

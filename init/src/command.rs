@@ -1,0 +1,187 @@
+//! The command line of `weir-init`. Written by hand: it runs once for each pod, and starts in about a millisecond.
+
+use std::{
+    ffi::OsString,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use weir_mesh::CaptureSettings;
+
+use crate::{Error, RuleSet};
+
+/// Exit code for a command line that is not understood.
+const USAGE: u8 = 2;
+
+const HELP: &str = "\
+weir-init makes, proves, removes and prints the rules that redirect a pod's traffic to its proxy.
+
+Usage: weir-init COMMAND [OPTIONS]
+
+Commands:
+  apply    put the rules in force, in place of those of an earlier call (all of them or none)
+  check    compare the rules with what they should be, then prove them by real connections
+  clean    remove the rules; succeeds where there are none
+  show     print the rules that are in force, as nft would
+  rules    print the rules that apply would make, and change nothing
+
+Options:
+  --capture JSON   capture settings, as in the pod's annotation weir.dev/capture; default: all TCP, both ways
+  --netns PATH     network namespace to work in, such as /var/run/netns/NAME; default: the current one
+  -h, --help       print this
+  -V, --version    print the version
+
+apply, clean and show need CAP_NET_ADMIN in the namespace; --netns and check need CAP_SYS_ADMIN too.
+Exit code: 0 done, 1 failed, 2 the command line is not understood.
+";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Apply,
+    Check,
+    Clean,
+    Show,
+    Rules,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Run { command: Command, capture: Option<CaptureSettings>, netns: Option<PathBuf> },
+    Help,
+    Version,
+}
+
+/// Runs the command line (without the program's name) and prints what it has to say.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match parse(arguments) {
+        Err(message) => {
+            say(&mut std::io::stderr(), &format!("weir-init: {message}; see weir-init --help\n"));
+            ExitCode::from(USAGE)
+        }
+        Ok(Parsed::Help) => finish(Ok(HELP.to_owned())),
+        Ok(Parsed::Version) => finish(Ok(format!("weir-init {}\n", env!("CARGO_PKG_VERSION")))),
+        Ok(Parsed::Run { command, capture, netns }) => {
+            let settings = capture.unwrap_or_default();
+            let work = || execute(command, &settings);
+            finish(match netns {
+                Some(path) => crate::in_netns(Path::new(&path), work),
+                None => work(),
+            })
+        }
+    }
+}
+
+fn execute(command: Command, settings: &CaptureSettings) -> Result<String, Error> {
+    let rules = RuleSet::new(settings);
+    match command {
+        Command::Apply => {
+            let applied = crate::apply_in_current_netns(&rules)?;
+            let families = if applied.ipv6 { "IPv4 and IPv6" } else { "IPv4 (this kernel has no IPv6)" };
+            Ok(format!(
+                "redirect in force: {} rules, {families}, in {} µs\n",
+                applied.rules,
+                applied.elapsed.as_micros()
+            ))
+        }
+        Command::Check => {
+            crate::verify_in_current_netns(&rules)?;
+            Ok("rules: as they should be\n".to_owned())
+        }
+        Command::Clean => crate::clean_in_current_netns().map(|()| "redirect removed\n".to_owned()),
+        Command::Show => {
+            let rules = crate::show_in_current_netns()?;
+            Ok(if rules.tables().is_empty() { "no redirect is in force here\n".to_owned() } else { rules.to_string() })
+        }
+        Command::Rules => Ok(rules.to_string()),
+    }
+}
+
+fn finish(result: Result<String, Error>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            say(&mut std::io::stdout(), &text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&mut std::io::stderr(), &format!("weir-init: {error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A reader that went away (`weir-init show | head`) is no failure of ours.
+fn say(to: &mut dyn Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
+    let (mut command, mut capture, mut netns) = (None, None, None);
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_str().ok_or("an argument is not UTF-8")?;
+        let (name, mut value) = match text.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
+            _ => (text, None),
+        };
+        let mut value = || value.take().or_else(|| arguments.next()).ok_or(format!("{name} needs a value"));
+        match name {
+            "-h" | "--help" | "help" => return Ok(Parsed::Help),
+            "-V" | "--version" => return Ok(Parsed::Version),
+            "--capture" if capture.is_none() => {
+                let json = value()?.into_string().map_err(|_| "--capture is not UTF-8")?;
+                capture = Some(CaptureSettings::from_json(&json).map_err(|error| format!("--capture: {error}"))?);
+            }
+            "--netns" if netns.is_none() => netns = Some(PathBuf::from(value()?)),
+            "--capture" | "--netns" => return Err(format!("{name} is given twice")),
+            _ if command.is_none() => {
+                command = Some(match name {
+                    "apply" => Command::Apply,
+                    "check" => Command::Check,
+                    "clean" => Command::Clean,
+                    "show" => Command::Show,
+                    "rules" => Command::Rules,
+                    _ => return Err(format!("{text:?} is no command (apply, check, clean, show, rules)")),
+                });
+            }
+            _ => return Err(format!("{text:?} is not expected here")),
+        }
+    }
+    let command = command.ok_or("a command is missing (apply, check, clean, show, rules)")?;
+    Ok(Parsed::Run { command, capture, netns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Parsed, String> {
+        parse(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn commands_and_options() {
+        let run = |command, capture, netns| Ok(Parsed::Run { command, capture, netns });
+        assert_eq!(parsed(&["apply"]), run(Command::Apply, None, None));
+        assert_eq!(parsed(&["--netns", "/a=b", "show"]), run(Command::Show, None, Some("/a=b".into())));
+        let both = parsed(&["check", "--capture={\"version\":1}", "--netns=/x"]);
+        assert_eq!(both, run(Command::Check, Some(CaptureSettings::default()), Some("/x".into())));
+        assert_eq!(parsed(&["apply", "--help"]), Ok(Parsed::Help));
+    }
+
+    #[test]
+    fn says_what_it_does_not_understand() {
+        for (arguments, want) in [
+            (&[][..], "a command is missing"),
+            (&["aply"], "no command"),
+            (&["apply", "apply"], "not expected"),
+            (&["apply", "--netns"], "needs a value"),
+            (&["apply", "--netns", "a", "--netns", "b"], "given twice"),
+            (&["apply", "--capture", "{}"], "--capture:"),
+            (&["apply", "--other"], "not expected"),
+        ] {
+            let message = parsed(arguments).unwrap_err();
+            assert!(message.contains(want), "{arguments:?}: {message}");
+        }
+    }
+}

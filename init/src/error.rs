@@ -1,0 +1,95 @@
+//! Why the redirect could not be made, read or proven: each message says the cause and what to do.
+
+use std::{fmt, io, path::PathBuf};
+
+use nix::errno::Errno;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `EPERM`
+    #[error(
+        "no permission to change network rules: run as root, or give the container the capability NET_ADMIN \
+         (in the pod's own network namespace)"
+    )]
+    Permission,
+    /// The kernel was built without nfnetlink.
+    #[error(
+        "this kernel has no netfilter netlink: build it with CONFIG_NETFILTER_NETLINK and CONFIG_NF_TABLES (4.18 or later)"
+    )]
+    NoNetfilter,
+    /// A module of nf_tables is missing.
+    #[error(
+        "the kernel does not know what {step} needs ({}): load the modules nf_tables, nft_chain_nat, nft_ct and \
+         nft_redir on the node (modprobe), or build the kernel with CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_CT \
+         and CONFIG_NFT_REDIR",
+        Cause(*errno, text.as_deref())
+    )]
+    Unsupported {
+        /// What was being done.
+        step: String,
+        /// The kernel's error.
+        errno: Errno,
+        /// The kernel's explanation, where it gives one.
+        text: Option<String>,
+    },
+    /// Any other refusal.
+    #[error("the kernel refused {step}: {}; nothing was changed", Cause(*errno, text.as_deref()))]
+    Refused {
+        /// What was being done.
+        step: String,
+        /// The kernel's error.
+        errno: Errno,
+        /// The kernel's explanation, where it gives one.
+        text: Option<String>,
+    },
+    /// The conversation with the kernel failed.
+    #[error("netlink: {0}; see the kernel's log (dmesg)")]
+    Netlink(#[source] io::Error),
+    /// The namespace's file can not be opened.
+    #[error("network namespace {}: {source}; the pod's sandbox is gone or the path is wrong", path.display())]
+    NamespaceGone {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no network namespace, or may not be entered.
+    #[error("network namespace {}: {}", path.display(), namespace_advice(*errno))]
+    NamespaceEntry {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// No thread could be started.
+    #[error("no thread could be started: {0}; the machine or the container is out of processes or memory")]
+    Thread(#[source] io::Error),
+    /// The rules that are in force are not those that should be.
+    #[error("the redirect is not in force as it should be: {0}; run `weir-init apply`, or restart the pod")]
+    Differs(String),
+    /// A real connection did not go where it should.
+    #[error("{0}")]
+    Check(#[from] crate::CheckError),
+}
+
+fn namespace_advice(errno: Errno) -> String {
+    match errno {
+        Errno::EPERM => "no permission to enter it: run as root (CAP_SYS_ADMIN)".into(),
+        Errno::EINVAL => "the file is no network namespace: the pod's sandbox is gone or the path is wrong".into(),
+        other => other.desc().into(),
+    }
+}
+
+/// The kernel's error and, where it gives one, its explanation.
+struct Cause<'a>(Errno, Option<&'a str>);
+
+impl fmt::Display for Cause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        match self.1 {
+            Some(text) => write!(f, " ({text})"),
+            None => Ok(()),
+        }
+    }
+}

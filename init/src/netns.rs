@@ -1,0 +1,30 @@
+//! Work in another network namespace, on a thread of its own: a namespace belongs to a thread, and a thread that could not
+//! return to its own would carry the pod's network into whatever ran on it next.
+
+use std::{fs::File, path::Path, thread};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::error::Error;
+
+/// Runs `work` in the network namespace of the file `path` (such as `/var/run/netns/NAME` or `/proc/PID/ns/net`). The caller's
+/// namespace does not change.
+///
+/// # Errors
+/// Those of `work`, and where the namespace is gone or may not be entered.
+pub fn in_netns<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let namespace = File::open(path).map_err(|source| Error::NamespaceGone { path: path.into(), source })?;
+    on_own_thread(|| {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Error::NamespaceEntry { path: path.into(), errno })?;
+        work()
+    })
+}
+
+/// Runs `work` on a thread that ends with it.
+pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, work).map_err(Error::Thread)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,442 @@
+//! The redirect as data: what a pod's capture settings mean in chains and rules, for both families.
+//!
+//! Nothing here talks to the kernel. `nft::encode` turns the data into netlink messages, `nft::decode` reads it back, and
+//! `text` prints it as the `nft` program would take it.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use weir_mesh::{
+    CaptureSettings,
+    names::{APP_SOURCE_V4, APP_SOURCE_V6},
+    ports,
+};
+
+/// Name of our table, in both families.
+pub const TABLE: &str = "weir";
+/// Chain that decides about what comes into the pod; the pod's calls to itself through the proxy end there too.
+const INBOUND_CHAIN: &str = "inbound";
+/// Port of DNS.
+const DNS_PORT: u16 = 53;
+/// Conntrack zone of the proxy's own DNS queries. Everything else is in the default zone 0.
+pub const PROXY_DNS_ZONE: u16 = 1;
+
+/// Where a chain hangs, before which of the kernel's own steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// What the chain may do.
+    pub kind: Kind,
+    /// Where packets meet it.
+    pub hook: Hook,
+    /// When, among the chains of the hook.
+    pub priority: Priority,
+}
+
+/// Type of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Sees every packet.
+    Filter,
+    /// Sees the first packet of a connection.
+    Nat,
+}
+
+/// Netfilter hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// What arrives on any interface, `lo` too.
+    Prerouting,
+    /// What the pod's processes send.
+    Output,
+}
+
+/// The kernel's order within a hook (`enum nf_ip_hook_priorities`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Before connection tracking.
+    Raw,
+    /// After connection tracking, before translation.
+    Mangle,
+    /// Where destinations are translated.
+    Dstnat,
+}
+
+/// Address family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `ip`
+    V4,
+    /// `ip6`
+    V6,
+}
+
+/// Transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// Which end of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Sender.
+    Source,
+    /// Receiver.
+    Destination,
+}
+
+/// One condition of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// User that owns the sending socket, as numbered in the namespace's user namespace.
+    User(u32),
+    /// Leaves over `lo`, which means: to an address of the pod itself.
+    OutLoopback,
+    /// Came in by this interface.
+    InInterface(String),
+    /// Leaves by this interface.
+    OutInterface(String),
+    /// Transport protocol, any port.
+    Protocol(Protocol),
+    /// Transport protocol and one of its ports.
+    Port(Protocol, Side, u16),
+    /// Address within the network.
+    Address(Side, IpNet),
+    /// Address outside the network.
+    NotAddress(Side, IpNet),
+    /// Conntrack knows no connection that the packet could belong to.
+    Invalid,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ends the chain: the packet passes as it is.
+    Return,
+    /// Sends the connection to this port of the pod itself.
+    Redirect(u16),
+    /// Drops the packet.
+    Drop,
+    /// Goes on in another chain and does not come back.
+    Goto(Cow<'static, str>),
+    /// Tracks the packet's connection in this zone.
+    Zone(u16),
+}
+
+/// A rule: all conditions, one action, and the reason in words, which the kernel keeps as the rule's comment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// All must hold.
+    pub matches: Vec<Match>,
+    /// What happens then.
+    pub action: Action,
+    /// Why the rule is there; at most [`MAX_COMMENT`] bytes.
+    pub comment: Cow<'static, str>,
+}
+
+/// Longest comment of a rule, in bytes (`nft` prints no longer ones).
+pub const MAX_COMMENT: usize = 127;
+
+/// A chain and its rules, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Name within the table.
+    pub name: Cow<'static, str>,
+    /// `None`: reached only by [`Action::Goto`].
+    pub base: Option<Base>,
+    /// In order.
+    pub rules: Vec<Rule>,
+}
+
+/// Our table of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Address family.
+    pub family: Family,
+    /// Chains; one that is gone to stands before those that go there.
+    pub chains: Vec<Chain>,
+}
+
+/// All rules of a pod, for both families.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSet {
+    tables: Vec<Table>,
+}
+
+impl RuleSet {
+    /// The rules that the settings mean.
+    pub fn new(settings: &CaptureSettings) -> Self {
+        Self { tables: [Family::V4, Family::V6].map(|family| View::new(settings, family).table()).into() }
+    }
+
+    /// One table for each family.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// Number of rules in both families.
+    pub fn len(&self) -> usize {
+        self.tables.iter().map(Table::len).sum()
+    }
+
+    /// True where there is no rule at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn from_tables(tables: Vec<Table>) -> Self {
+        Self { tables }
+    }
+
+    /// The rules of one family; none where the kernel does not have it.
+    pub(crate) fn table(&self, family: Family) -> Option<&Table> {
+        self.tables.iter().find(|table| table.family == family)
+    }
+}
+
+impl Table {
+    /// Number of rules.
+    pub fn len(&self) -> usize {
+        self.chains.iter().map(|chain| chain.rules.len()).sum()
+    }
+
+    /// True where there is no rule at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Name servers whose queries are captured: not those that the settings exclude, nor those on the pod's own loopback, which
+/// the proxy could not ask without asking itself.
+pub(crate) fn captured_name_servers(settings: &CaptureSettings) -> Vec<IpAddr> {
+    if settings.exclude_outbound_ports.contains(&DNS_PORT) {
+        return Vec::new();
+    }
+    let excluded = |ip: &IpAddr| settings.exclude_outbound_cidrs.iter().any(|net| net.contains(ip));
+    let mut servers: Vec<IpAddr> = Vec::new();
+    for ip in settings.dns_servers.iter().copied() {
+        if !ip.is_loopback() && !ip.is_unspecified() && !excluded(&ip) && !servers.contains(&ip) {
+            servers.push(ip);
+        }
+    }
+    servers
+}
+
+/// Does the redirect send an application's call to this address to the outbound port?
+pub(crate) fn captures_destination(settings: &CaptureSettings, ip: IpAddr, port: u16) -> bool {
+    let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
+    !settings.exclude_outbound_ports.contains(&port)
+        && !within(&settings.exclude_outbound_cidrs)
+        && (settings.include_outbound_cidrs.is_empty() || within(&settings.include_outbound_cidrs))
+}
+
+/// The settings as one family sees them.
+struct View<'a> {
+    settings: &'a CaptureSettings,
+    family: Family,
+    name_servers: Vec<IpAddr>,
+}
+
+impl<'a> View<'a> {
+    fn new(settings: &'a CaptureSettings, family: Family) -> Self {
+        let name_servers = captured_name_servers(settings).into_iter().filter(|ip| family.has(*ip)).collect();
+        Self { settings, family, name_servers }
+    }
+
+    fn table(&self) -> Table {
+        let mut chains = vec![self.inbound(), self.prerouting(), self.output(), self.invalid(Hook::Prerouting)];
+        chains.push(self.invalid(Hook::Output));
+        if !self.name_servers.is_empty() {
+            chains.push(self.zones(Hook::Prerouting));
+            chains.push(self.zones(Hook::Output));
+        }
+        Table { family: self.family, chains }
+    }
+
+    fn inbound(&self) -> Chain {
+        let own = ports::NEVER_REDIRECTED.into_iter().map(|port| tcp_port(port, Action::Return, "port of the proxy"));
+        let excluded = distinct(&self.settings.exclude_inbound_ports)
+            .filter(|port| !ports::NEVER_REDIRECTED.contains(port))
+            .map(|port| tcp_port(port, Action::Return, "excluded inbound port"));
+        let rest = rule([Match::Protocol(Protocol::Tcp)], Action::Redirect(ports::INBOUND), "into the pod");
+        Chain { name: INBOUND_CHAIN.into(), base: None, rules: own.chain(excluded).chain([rest]).collect() }
+    }
+
+    fn prerouting(&self) -> Chain {
+        let mut rules = self.skipped_interfaces(Hook::Prerouting);
+        rules.push(rule([Match::Protocol(Protocol::Tcp)], Action::Goto(INBOUND_CHAIN.into()), "all that comes in"));
+        base("prerouting", Kind::Nat, Hook::Prerouting, Priority::Dstnat, rules)
+    }
+
+    /// The order is the design: each rule may rely on those before it.
+    fn output(&self) -> Chain {
+        let proxy = Match::User(ports::PROXY_UID);
+        let mut rules = vec![
+            rule(
+                [Match::Address(Side::Source, self.family.app_source())],
+                Action::Return,
+                "the proxy's call to its application",
+            ),
+            // Only towards the pod itself, so that no peer's port is ever shadowed.
+            rule(
+                [
+                    proxy.clone(),
+                    Match::OutLoopback,
+                    Match::Port(Protocol::Tcp, Side::Destination, ports::CHECK_OUTBOUND),
+                ],
+                Action::Redirect(ports::OUTBOUND),
+                "the proxy checks the way out",
+            ),
+            rule(
+                [
+                    proxy.clone(),
+                    Match::OutLoopback,
+                    Match::NotAddress(Side::Destination, self.family.loopback()),
+                    Match::Protocol(Protocol::Tcp),
+                ],
+                Action::Goto(INBOUND_CHAIN.into()),
+                "the proxy calls its own pod",
+            ),
+            // By user alone: an application may run with the proxy's group and must not escape by that.
+            rule([proxy], Action::Return, "the proxy calls others"),
+            rule([Match::OutLoopback], Action::Return, "within the pod"),
+        ];
+        rules.extend(self.skipped_interfaces(Hook::Output));
+        rules.extend(
+            distinct(&self.settings.exclude_outbound_ports)
+                .map(|port| tcp_port(port, Action::Return, "excluded outbound port")),
+        );
+        rules.extend(
+            self.networks(&self.settings.exclude_outbound_cidrs)
+                .map(|net| rule([Match::Address(Side::Destination, net)], Action::Return, "excluded destination")),
+        );
+        for server in &self.name_servers {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                let to = Match::Address(Side::Destination, IpNet::from(*server));
+                rules.push(rule(
+                    [to, Match::Port(protocol, Side::Destination, DNS_PORT)],
+                    Action::Redirect(ports::DNS),
+                    "query to the pod's name server",
+                ));
+            }
+        }
+        let out = Action::Redirect(ports::OUTBOUND);
+        if self.settings.include_outbound_cidrs.is_empty() {
+            rules.push(rule([Match::Protocol(Protocol::Tcp)], out, "out of the pod"));
+        } else {
+            rules.extend(self.networks(&self.settings.include_outbound_cidrs).map(|net| {
+                rule(
+                    [Match::Address(Side::Destination, net), Match::Protocol(Protocol::Tcp)],
+                    out.clone(),
+                    "included destination",
+                )
+            }));
+        }
+        base("output", Kind::Nat, Hook::Output, Priority::Dstnat, rules)
+    }
+
+    /// A packet without a connection can not be translated back: it would reach the peer (or the application) from the wrong
+    /// port, and be answered with a reset that kills a healthy connection.
+    fn invalid(&self, hook: Hook) -> Chain {
+        let mut rules = self.skipped_interfaces(hook);
+        rules.push(rule([Match::Protocol(Protocol::Tcp), Match::Invalid], Action::Drop, "can not be translated"));
+        let name = if hook == Hook::Prerouting { "invalid_in" } else { "invalid_out" };
+        base(name, Kind::Filter, hook, Priority::Mangle, rules)
+    }
+
+    /// The proxy's own queries are tracked apart: with a source port that an application's query used just before, they would
+    /// else belong to that query's translated connection and come back to the proxy itself.
+    ///
+    /// UDP alone. A TCP packet may be sent when its socket has no user any more (the last FIN of a closed socket), so a zone
+    /// chosen by user would change in mid-connection; and it needs none, as two TCP sockets never share both ends, and
+    /// conntrack gives up a closed connection at the next SYN.
+    fn zones(&self, hook: Hook) -> Chain {
+        let mut rules = self.skipped_interfaces(hook);
+        rules.extend(self.name_servers.iter().map(|server| {
+            let net = IpNet::from(*server);
+            let zone = Action::Zone(PROXY_DNS_ZONE);
+            match hook {
+                Hook::Output => rule(
+                    [
+                        Match::User(ports::PROXY_UID),
+                        Match::Address(Side::Destination, net),
+                        Match::Port(Protocol::Udp, Side::Destination, DNS_PORT),
+                    ],
+                    zone,
+                    "the proxy's own query",
+                ),
+                Hook::Prerouting => rule(
+                    [Match::Address(Side::Source, net), Match::Port(Protocol::Udp, Side::Source, DNS_PORT)],
+                    zone,
+                    "answer to the proxy's own query",
+                ),
+            }
+        }));
+        let name = if hook == Hook::Prerouting { "dns_in" } else { "dns_out" };
+        base(name, Kind::Filter, hook, Priority::Raw, rules)
+    }
+
+    fn skipped_interfaces(&self, hook: Hook) -> Vec<Rule> {
+        distinct(&self.settings.skip_interfaces)
+            .map(|name| {
+                let interface = match hook {
+                    Hook::Prerouting => Match::InInterface(name),
+                    Hook::Output => Match::OutInterface(name),
+                };
+                rule([interface], Action::Return, "skipped interface")
+            })
+            .collect()
+    }
+
+    fn networks(&self, nets: &[IpNet]) -> impl Iterator<Item = IpNet> + use<> {
+        let truncated: Vec<IpNet> = nets.iter().filter(|net| self.family.has(net.addr())).map(IpNet::trunc).collect();
+        distinct(&truncated)
+    }
+}
+
+impl Family {
+    /// Is the address of this family?
+    pub fn has(self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::V4)
+    }
+
+    fn app_source(self) -> IpNet {
+        IpNet::from(match self {
+            Self::V4 => IpAddr::V4(APP_SOURCE_V4),
+            Self::V6 => IpAddr::V6(APP_SOURCE_V6),
+        })
+    }
+
+    fn loopback(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
+            Self::V6 => IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
+        }
+    }
+}
+
+fn rule(matches: impl Into<Vec<Match>>, action: Action, comment: &'static str) -> Rule {
+    Rule { matches: matches.into(), action, comment: comment.into() }
+}
+
+fn tcp_port(port: u16, action: Action, comment: &'static str) -> Rule {
+    rule([Match::Port(Protocol::Tcp, Side::Destination, port)], action, comment)
+}
+
+fn base(name: &'static str, kind: Kind, hook: Hook, priority: Priority, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.into(), base: Some(Base { kind, hook, priority }), rules }
+}
+
+/// Each value once, in the order given.
+fn distinct<T: Clone + PartialEq>(values: &[T]) -> impl Iterator<Item = T> + use<T> {
+    let mut seen: Vec<T> = Vec::with_capacity(values.len());
+    for value in values {
+        if !seen.contains(value) {
+            seen.push(value.clone());
+        }
+    }
+    seen.into_iter()
+}
