@@ -48,6 +48,7 @@ pub(crate) mod flags {
     pub(crate) const ACK: u16 = 4;
     pub(crate) const DUMP: u16 = 0x300;
     pub(crate) const REPLACE: u16 = 0x100;
+    pub(crate) const EXCLUSIVE: u16 = 0x200;
     pub(crate) const CREATE: u16 = 0x400;
     pub(crate) const APPEND: u16 = 0x800;
 }
