@@ -62,6 +62,9 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// No network namespace could be made.
+    #[error("no network namespace could be made ({0}): run as root (CAP_SYS_ADMIN), and see user.max_net_namespaces")]
+    NewNamespace(Errno),
     /// No thread could be started.
     #[error("no thread could be started: {0}; the machine or the container is out of processes or memory")]
     Thread(#[source] io::Error),

@@ -63,6 +63,15 @@ pub fn apply_in_netns(path: &Path, rules: &RuleSet) -> Result<Applied, Error> {
     in_netns(path, || apply_in_current_netns(rules))
 }
 
+/// Tries the rules in a network namespace made for it, which ends with the call: does this kernel take them? The caller's
+/// namespace does not change. Needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// [`Error`]
+pub fn try_in_new_netns(rules: &RuleSet) -> Result<Applied, Error> {
+    netns::in_new_netns(|| apply_in_current_netns(rules))
+}
+
 /// Takes our tables and `::6` out of the calling thread's network namespace. Succeeds where there is nothing.
 ///
 /// # Errors

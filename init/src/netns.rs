@@ -3,7 +3,7 @@
 
 use std::{fs::File, path::Path, thread};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::Error;
 
@@ -17,6 +17,14 @@ pub fn in_netns<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Error> + 
     on_own_thread(|| {
         setns(&namespace, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| Error::NamespaceEntry { path: path.into(), errno })?;
+        work()
+    })
+}
+
+/// Runs `work` in a network namespace of its own, which ends with it.
+pub(crate) fn in_new_netns<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(Error::NewNamespace)?;
         work()
     })
 }

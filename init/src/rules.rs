@@ -225,14 +225,6 @@ pub(crate) fn captured_name_servers(settings: &CaptureSettings) -> Vec<IpAddr> {
     servers
 }
 
-/// Does the redirect send an application's call to this address to the outbound port?
-pub(crate) fn captures_destination(settings: &CaptureSettings, ip: IpAddr, port: u16) -> bool {
-    let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
-    !settings.exclude_outbound_ports.contains(&port)
-        && !within(&settings.exclude_outbound_cidrs)
-        && (settings.include_outbound_cidrs.is_empty() || within(&settings.include_outbound_cidrs))
-}
-
 /// The settings as one family sees them.
 struct View<'a> {
     settings: &'a CaptureSettings,
