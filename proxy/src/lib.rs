@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod http;
 pub mod identity;
+pub mod route;
 pub mod telemetry;
 pub mod tls;

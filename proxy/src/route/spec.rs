@@ -1,0 +1,101 @@
+//! What the configuration says of routes, before it is checked and compiled.
+
+use crate::http::Edits;
+
+/// One route. The order of specs is their precedence.
+#[derive(Debug, Clone)]
+pub struct RouteSpec<C> {
+    /// Name for logs and metrics. Also the key under which a split's state is found again after a change.
+    pub name: String,
+    /// The object that a user wrote, such as `HTTPRoute/shop/catalog`; for logs.
+    pub object: Option<String>,
+    /// Which requests it takes; all parts must hold.
+    pub matches: MatchSpec,
+    /// What is done with them.
+    pub action: ActionSpec<C>,
+    /// Changes to the request's headers.
+    pub request_edits: Edits,
+    /// Changes to the response's headers.
+    pub response_edits: Edits,
+}
+
+/// Which requests a route takes. The default takes all.
+#[derive(Debug, Clone, Default)]
+pub struct MatchSpec {
+    /// The normalised path, without the query.
+    pub path: PathSpec,
+    /// Each must hold.
+    pub headers: Vec<HeaderSpec>,
+    /// Each must hold.
+    pub query: Vec<QuerySpec>,
+    /// The method, in its letter case.
+    pub method: Option<String>,
+}
+
+/// What a path must be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PathSpec {
+    /// Any path, `*` of `OPTIONS` and the missing one of `CONNECT` too.
+    #[default]
+    Any,
+    /// Exactly this one.
+    Exact(String),
+    /// This one, or one below it: `/v2` takes `/v2` and `/v2/a`, not `/v2example`. A trailing slash does not count; `/` is `Any`.
+    Prefix(String),
+    /// A regular expression for the whole path.
+    Regex(String),
+}
+
+/// What a value must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextSpec {
+    /// Exactly this.
+    Exact(String),
+    /// A regular expression for the whole value.
+    Regex(String),
+    /// Anything.
+    Present,
+}
+
+/// A header that a request must have. Of a repeated header any value may be the one; values are never joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderSpec {
+    /// Name; letter case does not count. `host` and `:authority` mean the effective authority.
+    pub name: String,
+    /// Its value.
+    pub value: TextSpec,
+}
+
+/// A query parameter that a request must have. Of a repeated parameter the first counts (as Gateway API recommends); names and
+/// values are compared as they were sent, nothing is decoded (as Envoy does).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuerySpec {
+    /// Name; letter case counts.
+    pub name: String,
+    /// Its value; empty if it was sent without `=`.
+    pub value: TextSpec,
+}
+
+/// What is done with a request.
+#[derive(Debug, Clone)]
+pub enum ActionSpec<C> {
+    /// To one of these, by weight. None, or only weights of 0: status 500, as Gateway API has it.
+    Forward(Vec<TargetSpec<C>>),
+    /// An answer of our own with this status.
+    Respond(u16),
+}
+
+/// A cluster with its share.
+#[derive(Debug, Clone)]
+pub struct TargetSpec<C> {
+    /// Name of the cluster: with its weight, what must not change for the split's state to be kept.
+    pub name: String,
+    /// Share of the requests in proportion to the sum of all; 0 gets none.
+    pub weight: u32,
+    /// The cluster.
+    pub cluster: C,
+    /// Changes to the headers of requests that go there, besides the route's.
+    pub request_edits: Edits,
+    /// Changes to the headers of responses from there, besides the route's.
+    pub response_edits: Edits,
+}
