@@ -21,6 +21,7 @@ pub use error::{HandshakeError, InstallError, PeerError};
 pub use handshake::{accept, connect};
 pub use material::{Alpn, CertFacts, MeshTls, PortKind, RootFacts};
 pub use provider::provider;
+pub(crate) use svid::svid_identity;
 pub use svid::{Side, Svid};
 
 use rustls::CommonState;
@@ -43,7 +44,7 @@ pub mod alpn {
 /// Reads the certificate that the verifier accepted. Call it once a connection and keep the result beside it.
 pub fn peer_identity(connection: &CommonState) -> Option<Identity> {
     let leaf = connection.peer_certificates()?.first()?;
-    svid::identity(leaf).ok()
+    svid_identity(leaf).ok()
 }
 
 /// What the two proxies agreed to speak inside.

@@ -66,7 +66,7 @@ pub(super) fn check(leaf: &CertificateDer<'_>, side: Side) -> Result<Identity, P
 }
 
 /// The identity in a leaf that was checked before.
-pub(super) fn identity(leaf: &CertificateDer<'_>) -> Result<Identity, PeerError> {
+pub(crate) fn svid_identity(leaf: &CertificateDer<'_>) -> Result<Identity, PeerError> {
     uri_identity(&parse(leaf)?)
 }
 

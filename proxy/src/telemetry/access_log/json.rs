@@ -1,7 +1,7 @@
 //! Writes the fields of one JSON object into a byte buffer, without allocation.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     io::Write,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -58,21 +58,24 @@ impl<'a> Object<'a> {
 
     pub(super) fn time(&mut self, name: &str, at: SystemTime) {
         self.name(name);
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (year, month, day) = date(since.as_secs() / SECONDS_IN_DAY);
-        let second = since.as_secs() % SECONDS_IN_DAY;
-        let _ = write!(
-            self.out,
-            "\"{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z\"",
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
-            since.subsec_millis()
-        );
+        let _ = write!(self.out, "\"{}\"", Rfc3339(at));
     }
 
     pub(super) fn end(self) {
         self.out.extend_from_slice(b"}\n");
+    }
+}
+
+/// Shows a time as RFC 3339 has it, in UTC with milliseconds.
+pub(crate) struct Rfc3339(pub(crate) SystemTime);
+
+impl Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (year, month, day) = date(since.as_secs() / SECONDS_IN_DAY);
+        let second = since.as_secs() % SECONDS_IN_DAY;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
     }
 }
 

@@ -7,6 +7,7 @@ mod json;
 mod line;
 mod writer;
 
+pub(crate) use json::Rfc3339;
 pub use line::AccessEntry;
 pub use writer::{AccessLog, AccessLogHandle};
 
