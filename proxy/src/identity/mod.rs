@@ -12,7 +12,7 @@ mod signer;
 mod tests;
 
 pub use files::FileError;
-pub use signer::{SignError, SignRequest, Signer};
+pub use signer::{GrpcSigner, SignError, SignRequest, Signer};
 
 use std::{
     path::PathBuf,

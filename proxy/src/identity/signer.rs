@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use weir_xds::{
+    ca::create_certificate,
+    tonic::{Code, Status},
+};
+
+/// Longest time for a connection to the control plane.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct SignRequest<'a> {
@@ -51,4 +59,50 @@ pub trait Signer: Send + Sync {
     /// # Errors
     /// [`SignError`]
     fn sign(&self, request: SignRequest<'_>) -> impl Future<Output = Result<Vec<String>, SignError>> + Send;
+}
+
+/// Asks the control plane by Istio's certificate service. Every call has a connection of its own: calls are hours apart, and
+/// each sees the roots as they are then.
+#[derive(Debug, Clone)]
+pub struct GrpcSigner {
+    /// `HOST:PORT`
+    pub address: String,
+    /// Name that the control plane's certificate must have.
+    pub server_name: String,
+}
+
+impl Signer for GrpcSigner {
+    async fn sign(&self, request: SignRequest<'_>) -> Result<Vec<String>, SignError> {
+        let unreachable = |error: &dyn std::error::Error| SignError::Unreachable(causes(error));
+        let roots = String::from_utf8_lossy(request.roots);
+        let endpoint =
+            weir_xds::endpoint(&self.address, &self.server_name, &roots).map_err(|error| unreachable(&error))?;
+        let channel = endpoint.connect_timeout(CONNECT_LIMIT).connect().await.map_err(|error| unreachable(&error))?;
+        create_certificate(channel, request.token, request.csr_pem.to_owned(), request.validity).await.map_err(refusal)
+    }
+}
+
+fn refusal(status: Status) -> SignError {
+    let why = status.message().to_owned();
+    match status.code() {
+        Code::Unauthenticated => SignError::Unauthenticated(why),
+        Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => SignError::Refused(why),
+        Code::Unavailable => SignError::Unreachable(why),
+        code => SignError::Failed(format!("{code:?}: {why}")),
+    }
+}
+
+/// An error with its causes: the transport's own text says only that it failed.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
 }
