@@ -36,9 +36,9 @@ impl Refused {
         Self { status: 400, reason }
     }
 
-    /// The same fault found in an upstream's response.
+    /// The same fault found in an upstream's response: what the client is told then.
     #[must_use]
-    pub(crate) const fn as_bad_gateway(self) -> Self {
+    pub const fn as_bad_gateway(self) -> Self {
         Self { status: 502, reason: self.reason }
     }
 }

@@ -21,27 +21,31 @@ impl Pattern {
         if pattern.len() > MAX_PATTERN {
             return Err(format!("the regular expression is longer than {MAX_PATTERN} bytes"));
         }
-        let config = Regex::config()
-            .nfa_size_limit(Some(MAX_COMPILED))
-            .onepass_size_limit(Some(MAX_COMPILED))
-            .hybrid_cache_capacity(SEARCH_CACHE)
-            .utf8_empty(false);
-        let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(MAX_NESTING);
-        // Checked alone first: `a)(b` must not become valid by the group around it.
-        let compile = |pattern: &str| Regex::builder().configure(config.clone()).syntax(syntax).build(pattern);
-        compile(pattern).and_then(|_| compile(&format!(r"\A(?:{pattern})\z"))).map(Self).map_err(|error| {
-            match (error.size_limit(), error.syntax_error()) {
-                (Some(_), _) => "the regular expression is too large when compiled".to_owned(),
-                (_, Some(syntax)) => format!("the regular expression is malformed: {}", one_line(&syntax.to_string())),
-                _ => "the regular expression cannot be compiled".to_owned(),
-            }
-        })
+        // Checked alone first: `a)(?:b` must not become valid by the group around it.
+        compile(pattern)?;
+        compile(&format!(r"\A(?:{pattern})\z")).map(Self)
     }
 
     /// Whether the whole value matches.
     pub(super) fn matches(&self, value: &[u8]) -> bool {
         self.0.is_match(value)
     }
+}
+
+fn compile(pattern: &str) -> Result<Regex, String> {
+    let config = Regex::config()
+        .nfa_size_limit(Some(MAX_COMPILED))
+        .onepass_size_limit(Some(MAX_COMPILED))
+        .hybrid_cache_capacity(SEARCH_CACHE)
+        .utf8_empty(false);
+    let syntax = syntax::Config::new().unicode(false).utf8(false).nest_limit(MAX_NESTING);
+    Regex::builder().configure(config).syntax(syntax).build(pattern).map_err(|error| {
+        match (error.size_limit(), error.syntax_error()) {
+            (Some(_), _) => "the regular expression is too large when compiled".to_owned(),
+            (_, Some(syntax)) => format!("the regular expression is malformed: {}", one_line(&syntax.to_string())),
+            _ => "the regular expression cannot be compiled".to_owned(),
+        }
+    })
 }
 
 /// The last line of the parser's message says what is wrong; those before draw the pattern.

@@ -143,7 +143,8 @@ impl BodyScanner {
     /// byte has to be kept for it.
     ///
     /// # Errors
-    /// [`Refused`]: nothing of `buffer` may be forwarded, and neither connection can be used again.
+    /// [`Refused`], status 400 (see [`Refused::as_bad_gateway`] for a response's body): nothing of `buffer` may be forwarded, and
+    /// neither connection can be used again.
     pub fn scan(&mut self, buffer: &[u8]) -> Result<Scanned, Refused> {
         let mut scanned = Scanned { len: 0, payload: 0, done: self.is_done() };
         while let Some(rest) = buffer.get(scanned.len..).filter(|rest| !rest.is_empty() && !scanned.done) {

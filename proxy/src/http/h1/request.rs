@@ -311,13 +311,20 @@ fn malformed(error: httparse::Error, buffer: &[u8]) -> Refused {
         httparse::Error::Version if is_other_version(buffer) => {
             Refused { status: 505, reason: "an HTTP version other than 1.0 and 1.1" }
         }
-        httparse::Error::Version => Refused::bad_request("the request line has no HTTP version"),
+        httparse::Error::Version => {
+            Refused::bad_request("the request line does not end with one space and the HTTP version")
+        }
         _ => Refused::bad_request("the request is malformed"),
     }
 }
 
-/// Whether the first line ends as one of HTTP does, whatever the version.
+/// Whether the first line is one of HTTP with a version that we do not speak.
 fn is_other_version(buffer: &[u8]) -> bool {
     let line = buffer.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+    match line {
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => {
+            major.is_ascii_digit() && minor.is_ascii_digit() && !matches!((major, minor), (b'1', b'0' | b'1'))
+        }
+        _ => false,
+    }
 }

@@ -25,7 +25,8 @@ pub struct ForwardRequest<'a> {
     pub upgrade: bool,
     /// Path and query instead of the normalised ones; checked by the caller.
     pub path_and_query: Option<&'a [u8]>,
-    /// Host instead of the received one; checked by the caller. Also used where a request has none (HTTP/1.0).
+    /// Host instead of the received one; checked by the caller. To be given where [`RequestHead::authority`] is empty (HTTP/1.0):
+    /// what goes out is HTTP/1.1, whose readers refuse an empty one, Weir's among them.
     pub authority: Option<&'a [u8]>,
 }
 
