@@ -1,2 +1,63 @@
-//! Discovery, translation and certificates.
-fn main() {}
+//! `weir-control`: flags, log, signals; the rest is the library's.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use weir_control::{ControlPlane, settings::Settings};
+
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// It was understood, but failed.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let settings = match Settings::try_parse() {
+        Ok(settings) => settings,
+        Err(error) => {
+            error.print().ok();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let filter = match tracing_subscriber::EnvFilter::try_new(&settings.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("weir-control: --log {}: {error}; use info or weir_control=debug", settings.log);
+            return ExitCode::from(USAGE);
+        }
+    };
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("weir-control: no threads: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match runtime.block_on(run(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-control: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    let (down, shutdown) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let control = ControlPlane::start(settings, shutdown).await?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down: streams are ended, proxies go to another replica");
+        down.send_replace(true);
+    });
+    control.run().await
+}

@@ -1,0 +1,48 @@
+//! The admin server: health, metrics, and what a person asks at 3 a.m. No secrets, no changes; plaintext, on loopback unless
+//! told otherwise.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+
+use crate::{catalog::Catalog, metrics::Metrics};
+
+#[derive(Clone)]
+struct Admin {
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+}
+
+/// The admin server's pages.
+pub fn router(catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(|State(admin): State<Admin>| async move { admin.metrics.render() }))
+        .route("/debug/problems", get(problems))
+        .route("/debug/resources", get(resources))
+        .with_state(Admin { catalog, metrics })
+}
+
+async fn healthz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    if admin.catalog.is_synced() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the source is still being read\n")
+    }
+}
+
+async fn problems(State(admin): State<Admin>) -> String {
+    let mut lines = admin.catalog.problems().join("\n");
+    if !lines.is_empty() {
+        lines.push('\n');
+    }
+    lines
+}
+
+async fn resources(State(admin): State<Admin>) -> String {
+    let mut text = String::new();
+    for (name, version, streams) in admin.catalog.asked() {
+        writeln!(text, "{name} version={version} streams={streams}").ok();
+    }
+    text
+}

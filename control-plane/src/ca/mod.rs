@@ -1,0 +1,9 @@
+//! The certificate authority: a root kept in a folder, certificates for callers that have proven who they are.
+
+mod csr;
+mod issue;
+mod store;
+
+pub use csr::{CsrError, check};
+pub use issue::{CertificateAuthority, IssueError, Issuing, MAX_TTL};
+pub use store::StoreError;

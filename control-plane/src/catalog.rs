@@ -1,0 +1,350 @@
+//! What is asked for, who asks for it, and what it is now.
+//!
+//! Only resources that somebody asks for exist. Each is encoded once and shared by all who asked; a change of the world
+//! rebuilds the keys of the subjects that it touched, and wakes only the streams whose resource has really changed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::watch;
+use tonic::{Status, metadata::MetadataMap};
+use weir_config::Problem;
+use weir_xds::{
+    Kind, Resource,
+    server::{Event, Inbox},
+    wire::Node,
+};
+
+use crate::{
+    auth::{Caller, Refused, TokenVerifier},
+    metrics::Metrics,
+    source::{Batch, Change},
+    translate::{self, Key, Mesh, Of, is_usable},
+    world::{Subject, World},
+};
+
+/// How long a caller waits for the first reading of the source.
+const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+/// Problems that are kept for people to look at.
+const MAX_KEPT_PROBLEMS: usize = 1000;
+
+/// Everything that is served.
+#[derive(Debug)]
+pub struct Catalog {
+    mesh: Mesh,
+    verifier: Arc<TokenVerifier>,
+    metrics: Arc<Metrics>,
+    synced: watch::Sender<bool>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    world: World,
+    entries: HashMap<Key, Entry>,
+    /// Keys by what they are about.
+    about: HashMap<Subject, HashSet<Key>>,
+    /// By place, such as a file.
+    problems: HashMap<String, Vec<Problem>>,
+    /// Rules that send to what is not there, with what they send to.
+    dangling: HashMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    current: Option<Arc<Resource>>,
+    watchers: HashMap<usize, Arc<Inbox>>,
+}
+
+/// An inbox's identity.
+fn id(inbox: &Arc<Inbox>) -> usize {
+    Arc::as_ptr(inbox).addr()
+}
+
+impl Catalog {
+    /// An empty catalog that answers nobody until the source is read.
+    pub fn new(mesh: Mesh, verifier: Arc<TokenVerifier>, metrics: Arc<Metrics>) -> Self {
+        Self { mesh, verifier, metrics, synced: watch::Sender::new(false), state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in a translation would leave one entry old; everything else is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a batch of changes; they take effect at once.
+    pub fn apply(&self, batch: Batch) {
+        let started = std::time::Instant::now();
+        let mut touched = HashSet::new();
+        let mut state = self.lock();
+        let changes = batch.len();
+        for change in batch {
+            match change {
+                Change::Apply(item) => state.world.apply(item, &mut touched),
+                Change::Delete(item) => state.world.delete(item, &mut touched),
+                Change::Synced => {
+                    self.synced.send_replace(true);
+                }
+                Change::Problems(place, problems) if problems.is_empty() => {
+                    state.problems.remove(&place);
+                }
+                Change::Problems(place, problems) => {
+                    if state.problems.len() < MAX_KEPT_PROBLEMS || state.problems.contains_key(&place) {
+                        state.problems.insert(place, problems);
+                    }
+                }
+            }
+        }
+        let (rebuilt, changed) = state.rebuild(&self.mesh, &touched);
+        state.report(&touched);
+        self.metrics.config_errors.set(state.problems.len() + state.dangling.len());
+        for (kind, count) in state.world.counts() {
+            self.metrics.objects.set(kind, count);
+        }
+        drop(state);
+        let elapsed = started.elapsed();
+        self.metrics.apply_seconds.observe(elapsed);
+        if changes > 0 {
+            tracing::debug!(changes, rebuilt, changed, elapsed_us = elapsed.as_micros(), "changes taken");
+        }
+    }
+
+    /// True once the source is read.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    /// Says who calls, by its token and by what is known of its pod.
+    ///
+    /// # Errors
+    /// The status for the caller.
+    pub fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = self.verifier.verify(metadata).inspect_err(|refused: &Refused| {
+            self.metrics.refused_callers.add(1);
+            tracing::warn!(%refused, "a caller was refused");
+        })?;
+        // A token outlives its pod; an address or name may belong to another by then.
+        let state = self.lock();
+        if let Some(pod) = state.world.workload(&caller.pod)
+            && !pod.uid.is_empty()
+            && pod.uid != caller.uid
+        {
+            self.metrics.refused_callers.add(1);
+            tracing::warn!(pod = %caller.pod, token_uid = caller.uid, uid = pod.uid, "a caller was refused: its token is of an earlier pod of this name");
+            return Err(Status::unauthenticated(format!(
+                "the token is of an earlier pod named {}, or the new pod is not known here yet",
+                caller.pod
+            )));
+        }
+        Ok(caller)
+    }
+
+    /// What is wrong now, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.lock();
+        let files = state.problems.values().flatten().map(ToString::to_string);
+        let dangling =
+            state.dangling.iter().flat_map(|(object, lines)| lines.iter().map(move |line| format!("{object}: {line}")));
+        let mut lines: Vec<String> = files.chain(dangling).collect();
+        lines.sort();
+        lines
+    }
+
+    /// Names that are asked for now, with version and number of streams.
+    pub fn asked(&self) -> Vec<(String, String, usize)> {
+        let state = self.lock();
+        let mut list: Vec<(String, String, usize)> = state
+            .entries
+            .iter()
+            .map(|(key, entry)| {
+                let whose = key.pod.as_ref().map(|pod| format!(" of {pod}")).unwrap_or_default();
+                let version =
+                    entry.current.as_ref().map_or_else(|| "unknown".into(), |current| current.version.clone());
+                (format!("{} {}{whose}", key.kind.as_str(), key.name), version, entry.watchers.len())
+            })
+            .collect();
+        list.sort();
+        list
+    }
+}
+
+impl State {
+    /// Rebuilds what is asked for and was touched; gives the numbers of keys rebuilt and changed.
+    fn rebuild(&mut self, mesh: &Mesh, touched: &HashSet<Subject>) -> (usize, usize) {
+        let (mut rebuilt, mut changed) = (0, 0);
+        for key in touched.iter().filter_map(|subject| self.about.get(subject)).flatten() {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            rebuilt += 1;
+            let new = translate::resource(mesh, &self.world, key);
+            let version = |resource: Option<&Resource>| resource.map(|resource| resource.version.clone());
+            if version(new.as_ref()) == version(entry.current.as_deref()) {
+                continue;
+            }
+            changed += 1;
+            entry.current = new.map(Arc::new);
+            for inbox in entry.watchers.values() {
+                inbox.changed([(key.kind, key.name.clone())]);
+            }
+        }
+        (rebuilt, changed)
+    }
+
+    /// Says which rules send to what is not there, once when it begins and once when it ends.
+    fn report(&mut self, touched: &HashSet<Subject>) {
+        if !touched.iter().any(|subject| matches!(subject, Subject::Routes(_) | Subject::Service(_))) {
+            return;
+        }
+        let mut dangling = HashMap::new();
+        for set in self.world.routes() {
+            let mut lines: Vec<String> = Vec::new();
+            for parent in &set.parents {
+                let service = self.world.service(&parent.service);
+                if service.is_none_or(|service| parent.port.is_some_and(|port| service.port(port).is_none())) {
+                    let port = parent.port.map(|port| format!(" with port {port}")).unwrap_or_default();
+                    lines.push(format!(
+                        "spec.parentRefs: there is no Service {}{port}: the rules have no effect",
+                        parent.service
+                    ));
+                }
+            }
+            for (i, backend) in
+                set.rules.iter().enumerate().flat_map(|(i, rule)| rule.backends.iter().map(move |backend| (i, backend)))
+            {
+                if !is_usable(self.world.service(&backend.service), backend) {
+                    lines.push(format!(
+                        "spec.rules[{i}].backendRefs: there is no Service {} with port {}: its share is answered with 500",
+                        backend.service, backend.port
+                    ));
+                }
+            }
+            if !lines.is_empty() {
+                lines.dedup();
+                dangling.insert(format!("{} {}", weir_config::model::ROUTE_KIND, set.name), lines);
+            }
+        }
+        for (object, lines) in &dangling {
+            if self.dangling.get(object) != Some(lines) {
+                for line in lines {
+                    tracing::error!(object, "{line}");
+                }
+            }
+        }
+        for object in self.dangling.keys().filter(|object| !dangling.contains_key(*object)) {
+            tracing::info!(object, "everything that it names is there now");
+        }
+        self.dangling = dangling;
+    }
+
+    fn watch(&mut self, mesh: &Mesh, key: Key, inbox: &Arc<Inbox>) {
+        let Self { world, entries, about, .. } = self;
+        let entry = entries.entry(key.clone()).or_insert_with(|| {
+            if let Some(of) = Of::parse(mesh, &key) {
+                about.entry(of.subject(key.kind)).or_default().insert(key.clone());
+            }
+            Entry { current: translate::resource(mesh, world, &key).map(Arc::new), watchers: HashMap::new() }
+        });
+        entry.watchers.insert(id(inbox), inbox.clone());
+    }
+
+    fn unwatch(&mut self, mesh: &Mesh, key: &Key, inbox: &Arc<Inbox>) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.watchers.remove(&id(inbox));
+        if !entry.watchers.is_empty() {
+            return;
+        }
+        self.entries.remove(key);
+        if let Some(subject) = Of::parse(mesh, key).map(|of| of.subject(key.kind))
+            && let Some(keys) = self.about.get_mut(&subject)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.about.remove(&subject);
+            }
+        }
+    }
+}
+
+impl weir_xds::server::Catalog for Catalog {
+    type Caller = Caller;
+
+    async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let mut synced = self.synced.subscribe();
+        // "Not known" must be true: nobody is answered before everything is read.
+        if tokio::time::timeout(SYNC_PATIENCE, synced.wait_for(|synced| *synced)).await.is_err() {
+            return Err(Status::unavailable("the control plane still reads its source"));
+        }
+        let caller = self.caller(metadata)?;
+        self.metrics.streams.add(1);
+        tracing::info!(pod = %caller.pod, identity = caller.identity.uri(), "proxy connected");
+        Ok(caller)
+    }
+
+    fn admit(&self, caller: &Caller, node: &Node) -> Result<(), Status> {
+        let own = crate::node_id(&caller.pod);
+        if node.id == own {
+            return Ok(());
+        }
+        self.metrics.refused_callers.add(1);
+        let claimed: String = node.id.chars().take(256).collect();
+        tracing::warn!(pod = %caller.pod, ?claimed, "a caller was refused: its token is of another pod than its node id");
+        Err(Status::permission_denied(format!("the token is of pod {}: node.id must be {own}", caller.pod)))
+    }
+
+    fn valid_for(&self, caller: &Caller) -> Duration {
+        caller.expires.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    fn subscribe(&self, caller: &Caller, inbox: &Arc<Inbox>, kind: Kind, names: &[Arc<str>]) {
+        let mut state = self.lock();
+        for name in names {
+            state.watch(&self.mesh, Key::new(kind, name.clone(), &caller.pod), inbox);
+        }
+        self.metrics.resources.set(state.entries.len());
+    }
+
+    fn unsubscribe(&self, caller: &Caller, inbox: &Arc<Inbox>, kind: Kind, names: &[Arc<str>]) {
+        let mut state = self.lock();
+        for name in names {
+            state.unwatch(&self.mesh, &Key::new(kind, name.clone(), &caller.pod), inbox);
+        }
+        self.metrics.resources.set(state.entries.len());
+    }
+
+    fn lookup(&self, caller: &Caller, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        self.lock().entries.get(&Key::new(kind, name.into(), &caller.pod))?.current.clone()
+    }
+
+    fn close(&self, caller: &Caller, inbox: &Arc<Inbox>, names: Vec<(Kind, Arc<str>)>) {
+        let mut state = self.lock();
+        for (kind, name) in names {
+            state.unwatch(&self.mesh, &Key::new(kind, name, &caller.pod), inbox);
+        }
+        self.metrics.resources.set(state.entries.len());
+        drop(state);
+        self.metrics.streams.subtract(1);
+        tracing::info!(pod = %caller.pod, "proxy disconnected");
+    }
+
+    fn event(&self, caller: &Caller, event: Event<'_>) {
+        match event {
+            Event::Sent { kind, resources, removed, waited } => {
+                self.metrics.pushes.add(kind.as_str(), 1);
+                self.metrics.pushed_resources.add(kind.as_str(), resources + removed);
+                self.metrics.push_seconds.observe(waited);
+            }
+            Event::Acked { after, .. } => self.metrics.ack_seconds.observe(after),
+            Event::Nacked { kind, reason } => {
+                self.metrics.nacks.add(kind.as_str(), 1);
+                let reason: String = reason.chars().take(1024).collect();
+                tracing::error!(pod = %caller.pod, kind = kind.as_str(), reason, "a proxy refused configuration and keeps what it had");
+            }
+            Event::Refused { kind, names } => {
+                self.metrics.refused_names.add(names);
+                tracing::warn!(pod = %caller.pod, kind = kind.as_str(), names, "a proxy asked for more names than are served to one");
+            }
+        }
+    }
+}

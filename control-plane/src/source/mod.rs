@@ -1,0 +1,102 @@
+//! Where objects come from. A source reads, checks and trims; it keeps no history and knows nothing of proxies.
+
+pub mod directory;
+
+use std::{fmt, future::Future};
+
+use tokio::sync::mpsc;
+use weir_config::{
+    Object, Problem, frontend,
+    model::{EndpointSet, Name, RouteSet, Service, Workload},
+};
+
+/// Batches that wait to be taken up; a source that is faster is held back.
+pub const BACKLOG: usize = 4;
+
+/// A stream of objects. A Kubernetes source gives the objects of its first list, then `Synced`, then changes; after a lost
+/// watch it gives what differs.
+pub trait Source: Send + 'static {
+    /// Sends batches until the receiver is gone.
+    fn run(self, batches: mpsc::Sender<Batch>) -> impl Future<Output = ()> + Send;
+}
+
+/// Changes that belong together: they take effect at once.
+pub type Batch = Vec<Change>;
+
+/// One change.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// An object is new or has changed.
+    Apply(Item),
+    /// An object is gone.
+    Delete(ItemRef),
+    /// Everything that was there at the start has been told.
+    Synced,
+    /// What is wrong at one place (such as a file) now; an empty list once it is mended.
+    Problems(String, Vec<Problem>),
+}
+
+/// An object, trimmed to what the mesh looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A service.
+    Service(Service),
+    /// A pod.
+    Workload(Workload),
+    /// Endpoints of a service.
+    Endpoints(EndpointSet),
+    /// Rules for requests.
+    Routes(RouteSet),
+}
+
+/// Names an [`Item`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ItemRef {
+    /// Which kind.
+    pub kind: ItemKind,
+    /// Namespace and name.
+    pub name: Name,
+}
+
+impl fmt::Display for ItemRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
+}
+
+/// Kinds of items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ItemKind {
+    /// A service.
+    Service,
+    /// A pod.
+    Workload,
+    /// Endpoints of a service.
+    Endpoints,
+    /// Rules for requests.
+    Routes,
+}
+
+impl Item {
+    /// Trims a typed object; `None` for kinds that the mesh does not look at.
+    pub fn of(object: &Object) -> Option<Self> {
+        match object {
+            Object::Service(service) => Some(Self::Service(frontend::kubernetes::service(service))),
+            Object::Pod(pod) => Some(Self::Workload(frontend::kubernetes::workload(pod))),
+            Object::EndpointSlice(slice) => frontend::kubernetes::endpoints(slice).map(Self::Endpoints),
+            Object::HttpRoute(route) => frontend::gateway::routes(route).ok().map(Self::Routes),
+            _ => None,
+        }
+    }
+
+    /// Kind and name.
+    pub fn reference(&self) -> ItemRef {
+        let (kind, name) = match self {
+            Self::Service(service) => (ItemKind::Service, &service.name),
+            Self::Workload(workload) => (ItemKind::Workload, &workload.name),
+            Self::Endpoints(set) => (ItemKind::Endpoints, &set.name),
+            Self::Routes(set) => (ItemKind::Routes, &set.name),
+        };
+        ItemRef { kind, name: name.clone() }
+    }
+}

@@ -1,0 +1,85 @@
+//! Endpoints: who serves a cluster now, and who has an address.
+
+use std::net::IpAddr;
+
+use prost::Message as _;
+use weir_config::model::Workload;
+use weir_xds::envoy::{
+    core::{Address, SocketAddress, address, socket_address::PortSpecifier},
+    endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, lb_endpoint::HostIdentifier},
+};
+
+use super::{
+    Mesh, Of,
+    encode::{Metadata, append, string, with_metadata},
+};
+use crate::world::{Target, World};
+
+/// Id of the cluster (of machines) in telemetry, as Istio calls a single one.
+const CLUSTER_ID: &str = "Kubernetes";
+/// `LbEndpoint.metadata`
+const METADATA: u32 = 3;
+/// `ClusterLoadAssignment.endpoints`
+const LOCALITIES: u32 = 2;
+/// `LocalityLbEndpoints.lb_endpoints`
+const ENDPOINTS: u32 = 2;
+
+pub(super) fn assignment(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Option<Vec<u8>> {
+    let targets = match of {
+        Of::Service(service, port) => {
+            let service = world.service(service)?;
+            world.targets(service, service.port(*port)?)
+        }
+        Of::Address(address) => vec![own(world, address.ip(), address.port())?],
+        Of::Workload(address) => vec![own(world, *address, 0)?],
+        Of::Inbound(_) => return None,
+    };
+    let mut locality = Vec::new();
+    for target in &targets {
+        append(&mut locality, ENDPOINTS, &endpoint(mesh, target));
+    }
+    let mut bytes = ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() }.encode_to_vec();
+    append(&mut bytes, LOCALITIES, &locality);
+    Some(bytes)
+}
+
+fn own(world: &World, address: IpAddr, port: u16) -> Option<Target<'_>> {
+    let workload = world.workload_at(address)?;
+    Some(Target { address, port, workload: Some(workload) })
+}
+
+fn endpoint(mesh: &Mesh, target: &Target<'_>) -> Vec<u8> {
+    let endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(socket(target.address, target.port)),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let metadata = target.workload.map(|pod| describe(mesh, pod));
+    with_metadata(&endpoint, METADATA, metadata.as_ref())
+}
+
+fn describe(mesh: &Mesh, pod: &Workload) -> Metadata {
+    let place = [&pod.owner, &*pod.name.namespace, pod.canonical_name(), pod.canonical_revision(), CLUSTER_ID];
+    let mut metadata = Metadata::default().with("istio", [("workload", string(place.join(";")))]);
+    if pod.meshed {
+        metadata = metadata.with("envoy.transport_socket_match", [("tlsMode", string("istio"))]);
+    }
+    let mut ours =
+        vec![("pod", string(&*pod.name.name)), ("app", string(pod.app())), ("version", string(pod.version()))];
+    if let Some(identity) = mesh.identity(pod) {
+        ours.push(("identity", string(identity.uri())));
+    }
+    metadata.with("weir", ours)
+}
+
+pub(super) fn socket(address: IpAddr, port: u16) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: address.to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(port.into())),
+            ..Default::default()
+        })),
+    }
+}

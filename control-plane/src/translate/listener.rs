@@ -1,0 +1,167 @@
+//! Listeners: what stands behind an address, and what a pod's own ports speak.
+
+use std::net::SocketAddr;
+
+use prost::Message;
+use weir_config::model::{Name, Protocol};
+use weir_xds::envoy::{
+    self,
+    core::TrafficDirection,
+    hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter},
+    listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter},
+    protobuf::{Any, UInt32Value},
+    tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier},
+};
+
+use super::{
+    Mesh, Of,
+    cluster::ads,
+    encode::{Metadata, append, services, string, with_metadata},
+    endpoints::socket,
+    key::{address_cluster, service_cluster},
+    route,
+};
+use crate::world::World;
+
+/// `Listener.filter_chains`
+const CHAINS: u32 = 3;
+/// `Listener.metadata`
+const METADATA: u32 = 6;
+/// `Listener.default_filter_chain`
+const DEFAULT_CHAIN: u32 = 25;
+/// `FilterChain.metadata`
+const CHAIN_METADATA: u32 = 5;
+/// What detection calls HTTP/1.
+const HTTP: [&str; 2] = ["http/1.0", "http/1.1"];
+
+pub(super) fn listener(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Option<Vec<u8>> {
+    match of {
+        Of::Address(address) => outbound(mesh, world, name, *address),
+        Of::Inbound(pod) => inbound(mesh, world, name, pod),
+        Of::Service(..) | Of::Workload(_) => None,
+    }
+}
+
+fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr) -> Option<Vec<u8>> {
+    let (protocol, routes, cluster) = if let Some(service) = world.service_at(address.ip()) {
+        let port = service.port(address.port())?;
+        let host = mesh.host(service);
+        (world.service_protocol(service, port), format!("{host}:{}", port.number), service_cluster(port.number, &host))
+    } else {
+        // A pod address goes straight to that pod, on listed ports and on others.
+        let pod = world.workload_at(address.ip())?;
+        (world.pod_protocol(pod, address.port()).0, address.to_string(), address_cluster(address))
+    };
+    let http =
+        || hcm(&routes, RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: routes.clone() }));
+    let base = Listener {
+        name: name.to_owned(),
+        address: Some(socket(address.ip(), address.port())),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_filters: if protocol == Protocol::Undeclared { vec![inspector()] } else { Vec::new() },
+        ..Default::default()
+    };
+    let mut bytes = base.encode_to_vec();
+    match protocol {
+        Protocol::Http => append(&mut bytes, CHAINS, &chain(None, http(), None)),
+        Protocol::Opaque => append(&mut bytes, CHAINS, &chain(None, tcp(&cluster), None)),
+        Protocol::Undeclared => {
+            append(&mut bytes, CHAINS, &chain(Some(matching(None, true)), http(), None));
+            append(&mut bytes, DEFAULT_CHAIN, &chain(None, tcp(&cluster), None));
+        }
+    }
+    Some(bytes)
+}
+
+fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>> {
+    let pod = world.workload(pod)?;
+    let base = Listener {
+        name: name.to_owned(),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![inspector()],
+        ..Default::default()
+    };
+    let mut bytes = base.encode_to_vec();
+    for port in world.pod_ports(pod) {
+        let (protocol, service) = world.pod_protocol(pod, port);
+        let cluster = format!("inbound|{port}||");
+        let metadata = service.map(|service| {
+            Metadata::default().with("istio", [("services", services([(mesh.host(service), &service.name)]))])
+        });
+        let mut add = |http_only: bool, filter: Filter| {
+            let matching = matching(Some(port), http_only);
+            append(&mut bytes, CHAINS, &chain(Some(matching), filter, metadata.as_ref()));
+        };
+        let http = || hcm(&cluster, RouteSpecifier::RouteConfig(route::inbound(&cluster)));
+        match protocol {
+            Protocol::Http => add(false, http()),
+            Protocol::Opaque => add(false, tcp(&cluster)),
+            Protocol::Undeclared => {
+                add(true, http());
+                add(false, tcp(&cluster));
+            }
+        }
+    }
+    let metadata = Metadata::default().with("weir", [("mtls", string("PERMISSIVE"))]);
+    append(&mut bytes, METADATA, &metadata.encode_to_vec());
+    Some(bytes)
+}
+
+fn chain(matching: Option<FilterChainMatch>, filter: Filter, metadata: Option<&Metadata>) -> Vec<u8> {
+    let chain = FilterChain { filter_chain_match: matching, filters: vec![filter], ..Default::default() };
+    with_metadata(&chain, CHAIN_METADATA, metadata)
+}
+
+fn matching(port: Option<u16>, http: bool) -> FilterChainMatch {
+    FilterChainMatch {
+        destination_port: port.map(|port| UInt32Value { value: port.into() }),
+        application_protocols: if http { HTTP.map(String::from).to_vec() } else { Vec::new() },
+        ..Default::default()
+    }
+}
+
+fn any(type_url: &str, message: &impl Message) -> Any {
+    Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
+}
+
+fn inspector() -> ListenerFilter {
+    let config = any(envoy::HTTP_INSPECTOR_TYPE_URL, &envoy::http_inspector::HttpInspector::default());
+    ListenerFilter {
+        name: envoy::HTTP_INSPECTOR.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
+fn hcm(stat_prefix: &str, routes: RouteSpecifier) -> Filter {
+    let router = HttpFilter {
+        name: envoy::ROUTER.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(Any {
+            type_url: envoy::ROUTER_TYPE_URL.to_owned(),
+            value: Vec::new(), // all defaults
+        })),
+        ..Default::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: stat_prefix.to_owned(),
+        http_filters: vec![router],
+        route_specifier: Some(routes),
+        ..Default::default()
+    };
+    Filter {
+        name: envoy::HCM.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(envoy::HCM_TYPE_URL, &manager))),
+    }
+}
+
+fn tcp(cluster: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..Default::default()
+    };
+    Filter {
+        name: envoy::TCP_PROXY.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(envoy::TCP_PROXY_TYPE_URL, &proxy))),
+    }
+}

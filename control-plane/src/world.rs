@@ -1,0 +1,400 @@
+//! Everything that is there now, with the indexes to find it, and what a change touches.
+//!
+//! No I/O and no xDS: changes go in, [`Subject`]s that may look different now come out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use weir_config::model::{
+    Condition, EndpointSet, Name, Protocol, RouteSet, Service, ServicePort, TargetPort, Workload,
+};
+
+use crate::source::{Item, ItemKind, ItemRef};
+
+/// Something whose resources may have changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// What a service is.
+    Service(Name),
+    /// Who serves a service.
+    Endpoints(Name),
+    /// Which rules a service's requests follow.
+    Routes(Name),
+    /// Who has an address.
+    Address(IpAddr),
+    /// A pod's own ports.
+    Pod(Name),
+}
+
+/// One endpoint of a port.
+#[derive(Debug, Clone)]
+pub struct Target<'a> {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// The pod behind it, if one is known.
+    pub workload: Option<&'a Workload>,
+}
+
+/// Everything that is there.
+#[derive(Debug, Default)]
+pub struct World {
+    services: HashMap<Name, Service>,
+    workloads: HashMap<Name, Workload>,
+    endpoints: HashMap<Name, EndpointSet>,
+    routes: HashMap<Name, RouteSet>,
+
+    // Indexes. Sets are ordered, so that every replica picks the same one.
+    services_in: HashMap<Arc<str>, BTreeSet<Name>>,
+    workloads_in: HashMap<Arc<str>, BTreeSet<Name>>,
+    services_at: HashMap<IpAddr, BTreeSet<Name>>,
+    workloads_at: HashMap<IpAddr, BTreeSet<Name>>,
+    endpoints_of: HashMap<Name, BTreeSet<Name>>,
+    services_with: HashMap<Name, BTreeSet<Name>>,
+    routes_for: HashMap<Name, BTreeSet<Name>>,
+    routes_to: HashMap<Name, BTreeSet<Name>>,
+}
+
+fn link<K: std::hash::Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: K, value: V) {
+    index.entry(key).or_default().insert(value);
+}
+
+fn unlink<K: std::hash::Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+fn all<'a, K: std::hash::Hash + Eq, V>(index: &'a HashMap<K, BTreeSet<V>>, key: &K) -> impl Iterator<Item = &'a V> {
+    index.get(key).into_iter().flatten()
+}
+
+impl World {
+    /// Takes a new or changed object, and adds what it touches.
+    pub fn apply(&mut self, item: Item, touched: &mut HashSet<Subject>) {
+        match item {
+            Item::Service(service) => self.set_service(service.name.clone(), Some(service), touched),
+            Item::Workload(workload) => self.set_workload(workload.name.clone(), Some(workload), touched),
+            Item::Endpoints(set) => self.set_endpoints(set.name.clone(), Some(set), touched),
+            Item::Routes(set) => self.set_routes(set.name.clone(), Some(set), touched),
+        }
+    }
+
+    /// Takes an object out, and adds what that touches.
+    pub fn delete(&mut self, item: ItemRef, touched: &mut HashSet<Subject>) {
+        match item.kind {
+            ItemKind::Service => self.set_service(item.name, None, touched),
+            ItemKind::Workload => self.set_workload(item.name, None, touched),
+            ItemKind::Endpoints => self.set_endpoints(item.name, None, touched),
+            ItemKind::Routes => self.set_routes(item.name, None, touched),
+        }
+    }
+
+    fn set_service(&mut self, name: Name, new: Option<Service>, touched: &mut HashSet<Subject>) {
+        let old = self.services.remove(&name);
+        if let Some(old) = &old {
+            unlink(&mut self.services_in, &name.namespace, &name);
+            for address in old.addresses() {
+                unlink(&mut self.services_at, address, &name);
+            }
+        }
+        for service in old.iter().chain(&new) {
+            touched.extend(service.addresses().iter().copied().map(Subject::Address));
+            for pod in all(&self.workloads_in, &name.namespace).filter_map(|pod| self.workloads.get(pod)) {
+                if service.selects(&pod.labels) {
+                    touch_pod(pod, touched);
+                }
+            }
+        }
+        touched.extend([
+            Subject::Service(name.clone()),
+            Subject::Endpoints(name.clone()),
+            Subject::Routes(name.clone()),
+        ]);
+        for set in all(&self.routes_to, &name).filter_map(|set| self.routes.get(set)) {
+            touched.extend(set.parents.iter().map(|parent| Subject::Routes(parent.service.clone())));
+        }
+        if let Some(new) = new {
+            link(&mut self.services_in, name.namespace.clone(), name.clone());
+            for address in new.addresses() {
+                link(&mut self.services_at, *address, name.clone());
+            }
+            self.services.insert(name, new);
+        }
+    }
+
+    fn set_workload(&mut self, name: Name, new: Option<Workload>, touched: &mut HashSet<Subject>) {
+        let old = self.workloads.remove(&name);
+        if let Some(old) = &old {
+            unlink(&mut self.workloads_in, &name.namespace, &name);
+            for address in old.own_addresses() {
+                unlink(&mut self.workloads_at, address, &name);
+            }
+        }
+        for pod in old.iter().chain(&new) {
+            touch_pod(pod, touched);
+        }
+        // Ports, their protocols and who selects the pod decide how its services look; all else only who serves them.
+        let shape =
+            |pod: Option<&Workload>| pod.map(|pod| (pod.opaque_ports.clone(), pod.ports.clone(), pod.labels.clone()));
+        let reshaped = shape(old.as_ref()) != shape(new.as_ref());
+        let selecting = all(&self.services_in, &name.namespace).filter(|service| {
+            let service = self.services.get(*service);
+            service.is_some_and(|service| old.iter().chain(&new).any(|pod| service.selects(&pod.labels)))
+        });
+        for service in selecting.chain(all(&self.services_with, &name)) {
+            touched.insert(Subject::Endpoints(service.clone()));
+            if reshaped && let Some(service) = self.services.get(service) {
+                touched.extend(service.addresses().iter().copied().map(Subject::Address));
+            }
+        }
+        if let Some(new) = new {
+            link(&mut self.workloads_in, name.namespace.clone(), name.clone());
+            for address in new.own_addresses() {
+                link(&mut self.workloads_at, *address, name.clone());
+            }
+            self.workloads.insert(name, new);
+        }
+    }
+
+    fn set_endpoints(&mut self, name: Name, new: Option<EndpointSet>, touched: &mut HashSet<Subject>) {
+        let old = self.endpoints.remove(&name);
+        if let Some(old) = &old {
+            unlink(&mut self.endpoints_of, &old.service, &name);
+            for pod in old.endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref()) {
+                unlink(&mut self.services_with, pod, &old.service);
+            }
+        }
+        let services: BTreeSet<Name> = old.iter().chain(&new).map(|set| set.service.clone()).collect();
+        touched.extend(services.iter().cloned().map(Subject::Endpoints));
+        if let Some(new) = new {
+            link(&mut self.endpoints_of, new.service.clone(), name.clone());
+            self.endpoints.insert(name, new);
+        }
+        // Another list of the same service may name a pod that this one no longer names.
+        for service in services {
+            for set in all(&self.endpoints_of, &service).filter_map(|set| self.endpoints.get(set)) {
+                for pod in set.endpoints.iter().filter_map(|endpoint| endpoint.workload.clone()) {
+                    link(&mut self.services_with, pod, service.clone());
+                }
+            }
+        }
+    }
+
+    fn set_routes(&mut self, name: Name, new: Option<RouteSet>, touched: &mut HashSet<Subject>) {
+        let backends = |set: &RouteSet| -> Vec<Name> {
+            set.rules.iter().flat_map(|rule| &rule.backends).map(|backend| backend.service.clone()).collect()
+        };
+        if let Some(old) = self.routes.remove(&name) {
+            for parent in &old.parents {
+                unlink(&mut self.routes_for, &parent.service, &name);
+                touched.insert(Subject::Routes(parent.service.clone()));
+            }
+            for backend in backends(&old) {
+                unlink(&mut self.routes_to, &backend, &name);
+            }
+        }
+        if let Some(new) = new {
+            for parent in &new.parents {
+                link(&mut self.routes_for, parent.service.clone(), name.clone());
+                touched.insert(Subject::Routes(parent.service.clone()));
+            }
+            for backend in backends(&new) {
+                link(&mut self.routes_to, backend, name.clone());
+            }
+            self.routes.insert(name, new);
+        }
+    }
+
+    /// A service.
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// A pod.
+    pub fn workload(&self, name: &Name) -> Option<&Workload> {
+        self.workloads.get(name)
+    }
+
+    /// The service with this address; where two claim it, the first by name.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Service> {
+        all(&self.services_at, &address).next().and_then(|name| self.services.get(name))
+    }
+
+    /// The pod with this address; where two claim it (one is just going), one that is not terminating, else the first by name.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
+        let pods = || all(&self.workloads_at, &address).filter_map(|name| self.workloads.get(name));
+        pods().find(|pod| !pod.terminating).or_else(|| pods().next())
+    }
+
+    /// Services that select a pod, by name.
+    pub fn services_of<'a>(&'a self, pod: &'a Workload) -> impl Iterator<Item = &'a Service> {
+        all(&self.services_in, &pod.name.namespace)
+            .filter_map(|name| self.services.get(name))
+            .filter(|service| service.selects(&pod.labels))
+    }
+
+    /// Rules that are for this port of a service.
+    pub fn routes_of(&self, service: &Name, port: u16) -> impl Iterator<Item = &RouteSet> {
+        all(&self.routes_for, service).filter_map(|name| self.routes.get(name)).filter(move |set| {
+            set.parents.iter().any(|parent| parent.service == *service && parent.port.is_none_or(|only| only == port))
+        })
+    }
+
+    /// All rules.
+    pub fn routes(&self) -> impl Iterator<Item = &RouteSet> {
+        self.routes.values()
+    }
+
+    /// Where a pod listens for a service's port.
+    pub fn target_port(port: &ServicePort, pod: &Workload) -> Option<u16> {
+        match &port.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => pod.named_port(name),
+        }
+    }
+
+    /// What a service's port speaks: as declared, and opaque where one of its pods says so.
+    pub fn service_protocol(&self, service: &Service, port: &ServicePort) -> Protocol {
+        if port.protocol == Protocol::Opaque {
+            return Protocol::Opaque;
+        }
+        let opaque = self
+            .pods_of(service)
+            .any(|pod| Self::target_port(port, pod).is_some_and(|target| pod.opaque_ports.contains(&target)));
+        if opaque { Protocol::Opaque } else { port.protocol }
+    }
+
+    /// What a pod's port speaks, and the service port that says so: opaque where the pod says so, else as its services declare;
+    /// where these disagree, it is found out from the first bytes.
+    pub fn pod_protocol<'a>(&'a self, pod: &'a Workload, number: u16) -> (Protocol, Option<&'a Service>) {
+        let mut declared: Option<(Protocol, &Service)> = None;
+        for service in self.services_of(pod) {
+            for port in service.ports.iter().filter(|port| Self::target_port(port, pod) == Some(number)) {
+                declared = match declared {
+                    None => Some((port.protocol, service)),
+                    Some((protocol, first)) if protocol == port.protocol => Some((protocol, first)),
+                    Some((_, first)) => Some((Protocol::Undeclared, first)),
+                };
+            }
+        }
+        let service = declared.map(|(_, service)| service);
+        if pod.opaque_ports.contains(&number) {
+            return (Protocol::Opaque, service);
+        }
+        (declared.map_or(Protocol::Undeclared, |(protocol, _)| protocol), service)
+    }
+
+    /// Ports that a pod is known to listen at.
+    pub fn pod_ports(&self, pod: &Workload) -> BTreeSet<u16> {
+        let targets = self.services_of(pod).flat_map(|service| {
+            service.ports.iter().filter_map(|port| Self::target_port(port, pod)).collect::<Vec<_>>()
+        });
+        targets.chain(pod.ports.iter().map(|port| port.number)).chain(pod.opaque_ports.iter().copied()).collect()
+    }
+
+    /// Pods behind a service: those that it selects, or those that its endpoints name.
+    fn pods_of<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Workload> {
+        let selected = all(&self.workloads_in, &service.name.namespace)
+            .filter_map(|name| self.workloads.get(name))
+            .filter(|pod| service.selects(&pod.labels));
+        let named = all(&self.endpoints_of, &service.name)
+            .filter(|_| service.selector.is_empty())
+            .filter_map(|set| self.endpoints.get(set))
+            .flat_map(|set| &set.endpoints)
+            .filter_map(|endpoint| self.workloads.get(endpoint.workload.as_ref()?));
+        selected.chain(named)
+    }
+
+    /// Who serves a port: the ready ones, or the draining ones where none is ready. A pod counts once, with the address of the
+    /// service's first family if it has one. Ordered by address.
+    pub fn targets<'a>(&'a self, service: &'a Service, port: &'a ServicePort) -> Vec<Target<'a>> {
+        let listed = self.endpoints_of.contains_key(&service.name);
+        let candidates = if listed { self.listed(service, port) } else { self.selected(service, port) };
+        let best = if candidates.iter().any(|(condition, _)| *condition == Condition::Ready) {
+            Condition::Ready
+        } else {
+            Condition::Draining
+        };
+        let v6_first = service.addresses().first().is_some_and(IpAddr::is_ipv6);
+        let mut chosen: BTreeMap<(Option<&Name>, Option<IpAddr>), Target<'a>> = BTreeMap::new();
+        for (_, target) in candidates.into_iter().filter(|(condition, _)| *condition == best) {
+            let key = match target.workload {
+                Some(pod) => (Some(&pod.name), None),
+                None => (None, Some(target.address)),
+            };
+            let better = |old: &Target<'a>| {
+                let rank = |address: IpAddr| (address.is_ipv6() != v6_first, address);
+                rank(target.address) < rank(old.address)
+            };
+            if chosen.get(&key).is_none_or(better) {
+                chosen.insert(key, target);
+            }
+        }
+        let mut targets: Vec<Target<'a>> = chosen.into_values().collect();
+        targets.sort_by_key(|target| (target.address, target.port));
+        targets
+    }
+
+    /// From the service's lists of endpoints.
+    fn listed<'a>(&'a self, service: &'a Service, port: &'a ServicePort) -> Vec<(Condition, Target<'a>)> {
+        let mut found = Vec::new();
+        for set in all(&self.endpoints_of, &service.name).filter_map(|set| self.endpoints.get(set)) {
+            let Some(number) = set.ports.iter().find(|known| known.name == port.name).map(|known| known.number) else {
+                continue;
+            };
+            for endpoint in &set.endpoints {
+                let condition = match endpoint.condition {
+                    Condition::Unready if service.publish_not_ready => Condition::Ready,
+                    condition => condition,
+                };
+                for &address in &endpoint.addresses {
+                    let named = endpoint.workload.as_ref().and_then(|name| self.workloads.get(name));
+                    let workload = named.or_else(|| self.workload_at(address));
+                    found.push((condition, Target { address, port: number, workload }));
+                }
+            }
+        }
+        found
+    }
+
+    /// From the pods that the service selects, where nobody lists endpoints: a plain folder of manifests works alone.
+    fn selected<'a>(&'a self, service: &'a Service, port: &'a ServicePort) -> Vec<(Condition, Target<'a>)> {
+        let mut found = Vec::new();
+        for pod in self.pods_of(service).filter(|pod| !pod.finished) {
+            let Some(number) = Self::target_port(port, pod) else { continue };
+            let condition = match (pod.ready, pod.terminating) {
+                (true, false) => Condition::Ready,
+                (true, true) => Condition::Draining,
+                (false, false) if service.publish_not_ready => Condition::Ready,
+                (false, _) => Condition::Unready,
+            };
+            found.extend(
+                pod.addresses.iter().map(|&address| (condition, Target { address, port: number, workload: Some(pod) })),
+            );
+        }
+        found
+    }
+
+    /// Number of objects of each kind, for people.
+    pub fn counts(&self) -> [(&'static str, usize); 4] {
+        [
+            ("services", self.services.len()),
+            ("workloads", self.workloads.len()),
+            ("endpoint_sets", self.endpoints.len()),
+            ("route_sets", self.routes.len()),
+        ]
+    }
+}
+
+fn touch_pod(pod: &Workload, touched: &mut HashSet<Subject>) {
+    touched.insert(Subject::Pod(pod.name.clone()));
+    touched.extend(pod.addresses.iter().copied().map(Subject::Address));
+}
