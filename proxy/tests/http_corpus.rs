@@ -104,7 +104,7 @@ fn what_is_forwarded_is_one_same_request() {
             let (again, sent_again) = forward(bytes);
             assert_eq!((again.messages.len(), again.end), (1, End::Clean), "line {}: {text}", case.line);
             assert_eq!(again.messages[0].body, message.body, "{text}");
-            assert_eq!(sent_again, [bytes.clone()], "line {}: {text}", case.line);
+            assert_eq!(sent_again, std::slice::from_ref(bytes), "line {}: {text}", case.line);
             if message.method != "CONNECT" {
                 assert_eq!(hyper.messages[0].target, again.messages[0].target, "{text}");
             }

@@ -156,13 +156,19 @@ impl Located {
         self.0.iter().filter(move |field| field.known == known).map(|field| field.value)
     }
 
-    /// The only field of a kind.
+    /// The value of the only field of a kind; `several` says why more are refused.
     pub(super) fn only(&self, known: Known, several: &'static str) -> Result<Option<Span>, Refused> {
         let mut all = self.known(known);
         match (all.next(), all.next()) {
             (first, None) => Ok(first),
             _ => Err(Refused::bad_request(several)),
         }
+    }
+
+    /// The protocols that the sender wants to change to. In several lines it is passed over: a receiver may ignore the wish.
+    pub(super) fn upgrade(&self) -> Option<Span> {
+        let mut all = self.known(Known::Upgrade);
+        all.next().filter(|_| all.next().is_none())
     }
 
     /// What the `Connection` headers ask for; the fields that they nominate are marked.

@@ -111,6 +111,12 @@ impl RequestHead {
         self.authority.map(|authority| authority.get(&self.fields.bytes)).unwrap_or_default()
     }
 
+    /// The host of [`Self::authority`] without its port; compare it with [`super::authority::same_host`].
+    #[must_use]
+    pub fn host(&self) -> &[u8] {
+        super::authority::split(self.authority()).map(|(host, _)| host).unwrap_or_default()
+    }
+
     /// Version of the received message.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -214,7 +220,7 @@ impl ResponseHead {
         self.version
     }
 
-    /// Whether another head of the same exchange follows: 1xx, but not 101.
+    /// Whether another head of the same exchange follows: 1xx, but not 101. An HTTP/1.0 client must not be sent it.
     #[must_use]
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101

@@ -1,5 +1,5 @@
 //! The same bytes read by our codec and by hyper's, and the saved corpus.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+#![allow(dead_code, unreachable_pub, clippy::expect_used, reason = "test code; each file uses its part of it")]
 
 use std::{
     convert::Infallible,

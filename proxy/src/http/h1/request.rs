@@ -179,7 +179,7 @@ fn parse(buffer: &[u8], limits: &Limits) -> Result<Option<Parsed>, Refused> {
         .flat_map(|value| chars::list(value.get(head)))
         .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let upgrade = if wishes.upgrade && version == Version::Http11 && !is_connect {
-        fields.only(Known::Upgrade, "several Upgrade headers")?.filter(|upgrade| may_upgrade(upgrade.get(head)))
+        fields.upgrade().filter(|upgrade| may_upgrade(upgrade.get(head)))
     } else {
         None
     };
@@ -198,7 +198,7 @@ fn parse(buffer: &[u8], limits: &Limits) -> Result<Option<Parsed>, Refused> {
     }))
 }
 
-/// `h2c` would carry requests past every rule; a list of protocols that holds it is dropped as a whole.
+/// `h2c` would carry requests past every rule; a list of protocols that holds it is passed over.
 fn may_upgrade(protocols: &[u8]) -> bool {
     let mut all = chars::list(protocols);
     !protocols.is_empty() && all.all(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::{framing, lines::Lines};
 use crate::http::{
     Asked, Framing, Limits, Refused, ResponseHead, Version,
-    fields::{Fields, Known, Located, Span},
+    fields::{Fields, Located, Span},
     limits::MAX_FIELDS,
 };
 
@@ -143,7 +143,7 @@ fn parse(buffer: &[u8], asked: Asked, limits: &Limits) -> Result<Option<Parsed>,
     let keep_alive = persistent && !wishes.close && framing != Framing::UntilClose;
     let upgrade = match status {
         101 if !wishes.upgrade => None,
-        101 | 426 => fields.only(Known::Upgrade, "several Upgrade headers")?,
+        101 | 426 => fields.upgrade(),
         _ => None,
     };
     Ok(Some(Parsed { len, fields, status, reason, version, framing, framing_stands, keep_alive, upgrade }))
