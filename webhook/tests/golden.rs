@@ -4,6 +4,8 @@
 //! `# roots: given` or `# namespace: shop` sets what the manifest can not say. Whatever the golden says, every result is also
 //! judged by rules that hold for all.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests, which clippy does not take for tests
+
 mod common;
 
 use std::path::Path;
@@ -28,7 +30,9 @@ fn cases() -> Vec<Case> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .map(|path| {
             let text = std::fs::read_to_string(&path).unwrap();
-            let manifest: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let manifest: Value =
+                serde_saphyr::from_str_with_options(&text, serde_saphyr::options! { strict_booleans: true })
+                    .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let namespace = manifest.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
             let mut case = Case {
                 name: path.file_stem().unwrap().to_str().unwrap().to_owned(),

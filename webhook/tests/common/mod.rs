@@ -1,6 +1,8 @@
 //! What several tests need: the operator's settings of the goldens, and rules by which any result is judged.
 #![allow(dead_code)] // each test uses a part
 
+pub(crate) mod server;
+
 use json_patch::{Patch, jsonptr::Token};
 use serde_json::Value;
 use weir_webhook::{Redirect, Settings};
