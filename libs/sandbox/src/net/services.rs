@@ -1,0 +1,125 @@
+//! Translation of Service addresses to endpoints, like kube-proxy's: one nf_tables table, replaced as a whole in one transaction.
+
+use std::{collections::BTreeSet, fmt::Write, io, net::Ipv4Addr};
+
+use crate::layout::SERVICE_CIDR;
+
+/// Table of our own in the node's namespace.
+const TABLE: &str = "weir-services";
+
+/// One port of a Service that has an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServicePort {
+    /// Service address.
+    pub address: Ipv4Addr,
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// Service port.
+    pub port: u16,
+    /// Ready endpoints.
+    pub endpoints: Vec<(Ipv4Addr, u16)>,
+}
+
+/// Transport protocol of a Service port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+impl Protocol {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// The whole table as a script for `nft -f -`.
+///
+/// Each connection goes to a random endpoint. Only a pod that reaches itself through its Service is masqueraded (its own
+/// address as source would be dropped on the way back in); every other pod is seen with its own address. A Service without
+/// endpoints refuses at once instead of timing out, and so does an address of the Service range that nothing has.
+pub fn script(services: &[ServicePort]) -> String {
+    let (mut translate, mut refuse) = (String::new(), String::new());
+    let mut own = BTreeSet::new();
+    for service in services {
+        let ServicePort { address, port, endpoints, .. } = service;
+        let matches = format!("ip daddr {address} {} dport {port}", service.protocol.as_str());
+        // Writing into a String does not fail.
+        if endpoints.is_empty() {
+            let with = if service.protocol == Protocol::Tcp { "tcp reset" } else { "icmp port-unreachable" };
+            let _ = writeln!(refuse, "    {matches} reject with {with}");
+            continue;
+        }
+        let targets: Vec<String> =
+            endpoints.iter().enumerate().map(|(i, (ip, port))| format!("{i} : {ip} . {port}")).collect();
+        let _ = writeln!(
+            translate,
+            "    {matches} dnat ip to numgen random mod {} map {{ {} }}",
+            endpoints.len(),
+            targets.join(", ")
+        );
+        own.extend(endpoints.iter().map(|(ip, _)| format!("{ip} . {ip}")));
+    }
+    let own = if own.is_empty() {
+        String::new()
+    } else {
+        let pairs: Vec<String> = own.into_iter().collect();
+        format!("    ip saddr . ip daddr {{ {} }} masquerade\n", pairs.join(", "))
+    };
+    format!(
+        "add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n\
+         \x20 chain translate {{\n{translate}  }}\n\
+         \x20 chain refuse {{\n{refuse}  }}\n\
+         \x20 chain prerouting {{\n    type nat hook prerouting priority dstnat; policy accept;\n    jump translate\n  }}\n\
+         \x20 chain output {{\n    type nat hook output priority -100; policy accept;\n    jump translate\n  }}\n\
+         \x20 chain postrouting {{\n    type nat hook postrouting priority srcnat; policy accept;\n{own}  }}\n\
+         \x20 chain forward {{\n    type filter hook forward priority filter; policy accept;\n    jump refuse\n    ip daddr {SERVICE_CIDR} meta l4proto tcp reject with tcp reset\n    ip daddr {SERVICE_CIDR} reject\n  }}\n\
+         \x20 chain local {{\n    type filter hook output priority filter; policy accept;\n    jump refuse\n    ip daddr {SERVICE_CIDR} meta l4proto tcp reject with tcp reset\n    ip daddr {SERVICE_CIDR} reject\n  }}\n\
+         }}\n"
+    )
+}
+
+/// Puts the script into force in the namespace of the calling thread.
+///
+/// # Errors
+/// What `nft` said.
+pub fn apply(script: &str) -> io::Result<()> {
+    super::run("nft", &["-f", "-"], Some(script)).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(endpoints: &[(Ipv4Addr, u16)]) -> ServicePort {
+        ServicePort {
+            address: Ipv4Addr::new(198, 19, 0, 1),
+            protocol: Protocol::Tcp,
+            port: 80,
+            endpoints: endpoints.to_vec(),
+        }
+    }
+
+    #[test]
+    fn every_endpoint_gets_an_equal_share() {
+        let two = [(Ipv4Addr::new(198, 18, 0, 2), 8080), (Ipv4Addr::new(198, 18, 0, 3), 8081)];
+        let script = script(&[service(&two)]);
+        assert!(script.contains(
+            "ip daddr 198.19.0.1 tcp dport 80 dnat ip to numgen random mod 2 map { 0 : 198.18.0.2 . 8080, 1 : 198.18.0.3 . 8081 }"
+        ));
+        assert!(script.contains("{ 198.18.0.2 . 198.18.0.2, 198.18.0.3 . 198.18.0.3 } masquerade"));
+        assert!(!script.contains("dport 80 reject"));
+    }
+
+    #[test]
+    fn a_service_without_endpoints_refuses() {
+        let script = script(&[service(&[])]);
+        assert!(script.contains("ip daddr 198.19.0.1 tcp dport 80 reject with tcp reset"));
+        assert!(!script.contains("masquerade"));
+    }
+}
