@@ -1,2 +1,108 @@
-//! What a person types.
-fn main() {}
+//! `weir`: what a person types.
+//!
+//! One command per module. The commands without help text are steps of the sandbox: this executable starts itself in other
+//! namespaces, and is the built-in programs of its containers.
+
+mod echo;
+mod failure;
+mod load;
+mod sandbox;
+
+use std::{io, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use weir_sandbox::runtime::{self, spec::ProcessSpec};
+
+use failure::Failure;
+
+/// Weir, a service mesh for Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole mesh on this machine, from ordinary manifests
+    #[command(subcommand)]
+    Sandbox(sandbox::Command),
+    /// Show the version
+    Version,
+    /// Write a completion script for a shell to standard output
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+
+    #[command(hide = true, name = "sandbox-serve")]
+    Serve(sandbox::ServeArguments),
+    #[command(hide = true, name = "sandbox-serve-inside")]
+    ServeInside(sandbox::ServeArguments),
+    #[command(hide = true, name = "sandbox-init")]
+    Init,
+    #[command(hide = true, name = "sandbox-process")]
+    Process,
+    #[command(hide = true, name = "sandbox-echo")]
+    Echo(echo::Arguments),
+    #[command(hide = true, name = "sandbox-load")]
+    Load(load::Arguments),
+}
+
+fn main() -> ExitCode {
+    // A pipe that nobody reads any more ends this program quietly, as it does others (`weir sandbox logs | head`).
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(failure) => failure.print(),
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Sandbox(command) => sandbox::run(command),
+        Command::Version => {
+            println!("weir {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve(arguments) => sandbox::serve(&arguments),
+        Command::ServeInside(arguments) => sandbox::serve_inside(&arguments),
+        Command::Init => Ok(code(runtime::init::run())),
+        Command::Process => process(),
+        Command::Echo(arguments) => echo::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
+    }
+}
+
+/// The last step before a container's program: its description comes by standard input at the container's start, and by the
+/// environment for a program that is started later.
+fn process() -> Result<ExitCode, Failure> {
+    let spec: ProcessSpec = match std::env::var(runtime::container::SPEC_VARIABLE) {
+        Ok(text) => serde_json::from_str(&text).map_err(Failure::failed)?,
+        Err(_) => {
+            let spec = serde_json::from_reader(io::stdin().lock()).map_err(Failure::failed)?;
+            runtime::process::close_stdin().map_err(Failure::failed)?;
+            spec
+        }
+    };
+    Ok(code(runtime::process::become_program(&spec)))
+}
+
+/// An exit code as the process gives it; what does not fit is a failure.
+fn code(code: i32) -> ExitCode {
+    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

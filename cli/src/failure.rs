@@ -1,0 +1,33 @@
+//! How a command fails: one message, one exit code.
+
+use std::{fmt::Display, process::ExitCode};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// It was tried and failed.
+    pub(crate) fn failed(error: impl Display) -> Self {
+        Self { message: error.to_string(), code: 1 }
+    }
+
+    /// It was asked in a way that can not be.
+    pub(crate) fn usage(error: impl Display) -> Self {
+        Self { message: error.to_string(), code: 2 }
+    }
+
+    /// Someone interrupted it.
+    pub(crate) fn interrupted(error: impl Display) -> Self {
+        Self { message: error.to_string(), code: 130 }
+    }
+
+    /// Says it, and gives the exit code.
+    pub(crate) fn print(&self) -> ExitCode {
+        eprintln!("weir: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}

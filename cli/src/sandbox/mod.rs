@@ -1,0 +1,223 @@
+//! `weir sandbox`: the whole mesh on one machine.
+
+mod logs;
+mod status;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
+use weir_sandbox::{
+    Client, Layout,
+    launch::{self, Downed, LaunchError, Up},
+    supervisor::{Options, protocol::Exec},
+};
+
+use crate::{code, failure::Failure};
+
+/// Name of the sandbox where none is given.
+const DEFAULT_NAME: &str = "default";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the manifests of a folder and wait until all pods are ready
+    Up(UpArguments),
+    /// Show pods, Services, and what happened last
+    Status {
+        #[command(flatten)]
+        name: Name,
+        /// Show all events
+        #[arg(long)]
+        events: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a program in a container
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// POD, NAMESPACE/POD, deploy/NAME or NAMESPACE/deploy/NAME
+        pod: String,
+        /// Container; the pod's first where none is given
+        #[arg(short, long)]
+        container: Option<String>,
+        /// Program and arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Show what a container wrote
+    Logs {
+        #[command(flatten)]
+        name: Name,
+        /// POD, NAMESPACE/POD, deploy/NAME or NAMESPACE/deploy/NAME
+        pod: String,
+        /// Container; the pod's first where none is given
+        #[arg(short, long)]
+        container: Option<String>,
+        /// Go on until interrupted
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// End a sandbox; nothing of it is left
+    Down {
+        #[command(flatten)]
+        name: Name,
+    },
+}
+
+/// Which sandbox.
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// Name of the sandbox
+    #[arg(long, default_value = DEFAULT_NAME)]
+    name: String,
+}
+
+impl Name {
+    fn layout(&self) -> Result<Layout, Failure> {
+        Layout::new(&self.name).map_err(Failure::usage)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    #[command(flatten)]
+    name: Name,
+    /// Folder of manifests; edits are followed while the sandbox runs
+    manifests: PathBuf,
+    /// Folder of Weir's programs; that of this one where none is given
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// Run the pods alone, without control plane, webhook and redirect
+    #[arg(long)]
+    without_mesh: bool,
+    /// Longest time until all pods are ready, in seconds
+    #[arg(long, default_value_t = 60)]
+    timeout: u64,
+}
+
+/// What the hidden steps of the supervisor are told.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    #[arg(long)]
+    name: String,
+    #[arg(long)]
+    manifests: PathBuf,
+    #[arg(long)]
+    bin_dir: PathBuf,
+    #[arg(long)]
+    without_mesh: bool,
+}
+
+pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up(arguments) => up(&arguments),
+        Command::Status { name, events, json } => status::run(&name.layout()?, events, json),
+        Command::Exec { name, pod, container, command } => {
+            let exec = Exec { pod, container, command };
+            Client::new(&name.layout()?).exec(exec).map(code).map_err(Failure::failed)
+        }
+        Command::Logs { name, pod, container, follow } => logs::run(&name.layout()?, &pod, container, follow),
+        Command::Down { name } => down(&name.layout()?),
+    }
+}
+
+fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
+    let interrupted = on_interrupt()?;
+    let begun = Instant::now();
+    let up = Up {
+        layout: arguments.name.layout()?,
+        manifests: arguments.manifests.clone(),
+        bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
+        mesh: !arguments.without_mesh,
+        limit: Duration::from_secs(arguments.timeout),
+    };
+    let mut progress = |line: &str| println!("{:6.1} s  {line}", begun.elapsed().as_secs_f64());
+    launch::up(&up, &interrupted, &mut progress).map_err(fail)?;
+    let name = up.layout.name();
+    let option = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
+    println!(
+        "{:6.1} s  sandbox {name} is up: weir sandbox status|exec|logs|down{option}",
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A launch error with its exit code.
+pub(crate) fn fail(error: LaunchError) -> Failure {
+    match error {
+        LaunchError::Interrupted => Failure::interrupted(error),
+        LaunchError::Manifests(_) | LaunchError::NotRoot | LaunchError::Running(_) => Failure::usage(error),
+        _ => Failure::failed(error),
+    }
+}
+
+/// Folder of Weir's programs: the one given, or that of this executable.
+pub(crate) fn bin_dir(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    let folder = match given {
+        Some(folder) => folder.clone(),
+        None => {
+            let own = std::env::current_exe().map_err(Failure::failed)?;
+            own.parent().map(PathBuf::from).unwrap_or_default()
+        }
+    };
+    folder.canonicalize().map_err(|error| Failure::usage(format!("--bin-dir {}: {error}", folder.display())))
+}
+
+/// From now on SIGINT and SIGTERM do not end this process but set the flag. To be called before any thread exists.
+pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().map_err(Failure::failed)?;
+    let set = flag.clone();
+    std::thread::spawn(move || {
+        while signals.wait().is_ok() {
+            if set.swap(true, Ordering::Relaxed) {
+                eprintln!("weir: already taking everything down, please wait");
+            }
+        }
+    });
+    Ok(flag)
+}
+
+fn down(layout: &Layout) -> Result<ExitCode, Failure> {
+    let name = layout.name();
+    match launch::down(layout).map_err(fail)? {
+        Downed::Ended => println!("sandbox {name} is down"),
+        Downed::CleanedUp => println!("sandbox {name} had ended without order; its files are removed"),
+        Downed::Nothing => {
+            let others = Layout::all();
+            let others = if others.is_empty() { String::new() } else { format!(" (there are {})", others.join(", ")) };
+            println!("there is no sandbox {name}{others}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
+    // The supervisor's own log is a file that people read when something went wrong.
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    Ok(Options {
+        layout: Layout::new(&arguments.name).map_err(Failure::usage)?,
+        manifests: arguments.manifests.clone(),
+        bin_dir: arguments.bin_dir.clone(),
+        mesh: !arguments.without_mesh,
+    })
+}
+
+pub(crate) fn serve(arguments: &ServeArguments) -> Result<ExitCode, Failure> {
+    launch::serve(&options(arguments)?).map(|()| ExitCode::SUCCESS).map_err(Failure::failed)
+}
+
+pub(crate) fn serve_inside(arguments: &ServeArguments) -> Result<ExitCode, Failure> {
+    launch::serve_inside(options(arguments)?).map(|()| ExitCode::SUCCESS).map_err(Failure::failed)
+}

@@ -1,0 +1,98 @@
+//! `weir sandbox status`: what there is, as tables.
+
+use std::process::ExitCode;
+
+use weir_sandbox::{
+    Client, Layout,
+    pod::state::{ContainerState, Phase},
+    supervisor::protocol::{PodView, Status},
+};
+
+use crate::failure::Failure;
+
+/// Events shown without `--events`.
+const LAST_EVENTS: usize = 8;
+
+pub(crate) fn run(layout: &Layout, all_events: bool, json: bool) -> Result<ExitCode, Failure> {
+    let status = Client::new(layout).status().map_err(Failure::failed)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&status, all_events);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(status: &Status, all_events: bool) {
+    println!("sandbox {}: {}\n", status.name, if status.ready { "all ready" } else { "not all ready" });
+    let mut rows = vec![row(&["NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "ADDRESS", "MESH"])];
+    for (name, pod) in &status.pods {
+        let (namespace, name) = name.split_once('/').unwrap_or_default();
+        let (ready, all) = containers(pod);
+        let restarts: u32 = pod.status.containers.iter().map(|container| container.restarts).sum();
+        let address = pod.status.address.map_or_else(String::new, |address| address.to_string());
+        let mesh = pod.status.containers.iter().any(|container| container.name == weir_mesh::names::PROXY_CONTAINER);
+        rows.push(row(&[
+            namespace,
+            name,
+            &format!("{ready}/{all}"),
+            &phase(pod),
+            &restarts.to_string(),
+            &address,
+            if mesh { "yes" } else { "no" },
+        ]));
+    }
+    table(&rows);
+    println!();
+    let mut rows = vec![row(&["NAMESPACE", "SERVICE", "ADDRESS", "PORTS", "READY ENDPOINTS"])];
+    for (name, service) in &status.services {
+        let (namespace, name) = name.split_once('/').unwrap_or_default();
+        let endpoints = format!("{} of {}", service.ready, service.all);
+        rows.push(row(&[namespace, name, &service.address, &service.ports.join(","), &endpoints]));
+    }
+    table(&rows);
+    let skip = if all_events { 0 } else { status.events.len().saturating_sub(LAST_EVENTS) };
+    println!();
+    for event in status.events.iter().skip(skip) {
+        let mark = if event.warning { "!" } else { " " };
+        println!("{} {mark} {}: {}: {}", event.time, event.object, event.reason, event.message);
+    }
+}
+
+fn containers(pod: &PodView) -> (usize, usize) {
+    let lasting = || pod.status.containers.iter().filter(|container| container.state != ContainerState::Ended(0));
+    (lasting().filter(|container| container.ready).count(), lasting().count())
+}
+
+fn phase(pod: &PodView) -> String {
+    let status = &pod.status;
+    if status.terminating {
+        return "Terminating".into();
+    }
+    let waiting = status.containers.iter().find_map(|container| match &container.state {
+        ContainerState::Waiting(reason) if container.restarts > 0 => reason.split(':').next().map(str::to_owned),
+        _ => None,
+    });
+    match (status.phase, &status.message) {
+        (Phase::Admission, Some(message)) => format!("not admitted: {message}"),
+        (Phase::Pending, Some(message)) => format!("Pending: {message}"),
+        (phase, _) => waiting.unwrap_or_else(|| format!("{phase:?}")),
+    }
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+/// Prints rows with columns as wide as their widest cell.
+pub(crate) fn table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+}
