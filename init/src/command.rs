@@ -21,7 +21,7 @@ Usage: weir-init COMMAND [OPTIONS]
 
 Commands:
   apply    put the rules in force, in place of those of an earlier call (all of them or none)
-  check    compare the rules with what they should be, then prove them by real connections
+  check    prove the rules by real connections; with --capture, first compare them with what they should be
   clean    remove the rules; succeeds where there are none
   show     print the rules that are in force, as nft would
   rules    print the rules that apply would make, and change nothing
@@ -62,8 +62,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Parsed::Help) => finish(Ok(HELP.to_owned())),
         Ok(Parsed::Version) => finish(Ok(format!("weir-init {}\n", env!("CARGO_PKG_VERSION")))),
         Ok(Parsed::Run { command, capture, netns }) => {
-            let settings = capture.unwrap_or_default();
-            let work = || execute(command, &settings);
+            let work = || execute(command, capture.as_ref());
             finish(match netns {
                 Some(path) => crate::in_netns(Path::new(&path), work),
                 None => work(),
@@ -72,8 +71,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn execute(command: Command, settings: &CaptureSettings) -> Result<String, Error> {
-    let rules = RuleSet::new(settings);
+fn execute(command: Command, capture: Option<&CaptureSettings>) -> Result<String, Error> {
+    let rules = RuleSet::new(&capture.cloned().unwrap_or_default());
     match command {
         Command::Apply => {
             let applied = crate::apply_in_current_netns(&rules)?;
@@ -84,16 +83,32 @@ fn execute(command: Command, settings: &CaptureSettings) -> Result<String, Error
                 applied.elapsed.as_micros()
             ))
         }
-        Command::Check => {
-            crate::verify_in_current_netns(&rules)?;
-            Ok("rules: as they should be\n".to_owned())
-        }
+        Command::Check => check(capture.is_some().then_some(&rules)),
         Command::Clean => crate::clean_in_current_netns().map(|()| "redirect removed\n".to_owned()),
         Command::Show => {
             let rules = crate::show_in_current_netns()?;
             Ok(if rules.tables().is_empty() { "no redirect is in force here\n".to_owned() } else { rules.to_string() })
         }
         Command::Rules => Ok(rules.to_string()),
+    }
+}
+
+/// One line for each finding; fails with all that did not work.
+fn check(rules: Option<&RuleSet>) -> Result<String, Error> {
+    let mut text = match rules {
+        Some(rules) => crate::verify_in_current_netns(rules).map(|()| "rules: as they should be\n".to_owned())?,
+        None => "rules: not compared (no --capture)\n".to_owned(),
+    };
+    let (mut worked, mut failures) = (Vec::new(), Vec::new());
+    for line in crate::check_in_current_netns()? {
+        let list = if matches!(line.outcome, crate::Outcome::Failed(_)) { &mut failures } else { &mut worked };
+        list.push(line.to_string());
+    }
+    if failures.is_empty() {
+        worked.iter().for_each(|line| text.extend([line, "\n"]));
+        Ok(text)
+    } else {
+        Err(Error::Check(failures))
     }
 }
 

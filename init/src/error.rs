@@ -71,9 +71,9 @@ pub enum Error {
     /// The rules that are in force are not those that should be.
     #[error("the redirect is not in force as it should be: {0}; run `weir-init apply`, or restart the pod")]
     Differs(String),
-    /// A real connection did not go where it should.
-    #[error("{0}")]
-    Check(#[from] crate::CheckError),
+    /// Real connections did not go where they should: one line for each.
+    #[error("the redirect does not work\n{}", .0.join("\n"))]
+    Check(Vec<String>),
 }
 
 fn namespace_advice(errno: Errno) -> String {

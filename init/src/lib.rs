@@ -9,7 +9,9 @@
 
 mod check;
 pub mod command;
+mod decide;
 mod error;
+mod link;
 mod loopback;
 mod netlink;
 mod netns;
@@ -23,7 +25,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use check::{CheckError, Direction, INBOUND_BANNER, OUTBOUND_BANNER, check_as_proxy};
+pub use check::{
+    CheckError, Direction, INBOUND_BANNER, Line, OUTBOUND_BANNER, Outcome, check_as_proxy, check_in_current_netns,
+};
 pub use error::Error;
 pub use netns::in_netns;
 pub use rules::RuleSet;
@@ -91,7 +95,7 @@ pub fn show_in_current_netns() -> Result<RuleSet, Error> {
 }
 
 /// Compares the rules in force in the calling thread's network namespace with those that should be. It proves that they are
-/// there; the check proves that they work.
+/// there; [`check_in_current_netns`] proves that they work.
 ///
 /// # Errors
 /// [`Error::Differs`] names the first difference.

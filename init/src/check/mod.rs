@@ -1,10 +1,14 @@
 //! The check of the redirect: by real connections, because rules that are there are no rules that work.
 
 mod proxy;
+mod root;
 
 use std::{fmt, io, net::IpAddr};
 
+use crate::rules::Protocol;
+
 pub use proxy::check_as_proxy;
+pub use root::{Line, Outcome, check_in_current_netns};
 
 /// What the proxy's inbound listener says to a check, before it closes.
 pub const INBOUND_BANNER: &str = "weir redirect inbound\n";
@@ -19,16 +23,16 @@ pub enum Direction {
     /// Out of the pod.
     Outbound,
     /// Queries to the pod's name servers.
-    Dns,
+    Dns(Protocol),
 }
 
 impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-            Self::Dns => "DNS",
-        })
+        match self {
+            Self::Inbound => f.write_str("inbound"),
+            Self::Outbound => f.write_str("outbound"),
+            Self::Dns(protocol) => write!(f, "DNS by {protocol}"),
+        }
     }
 }
 
@@ -38,8 +42,8 @@ pub enum CheckError {
     /// The connection went to a port that no one listens on: it was not redirected.
     #[error(
         "{} {direction}: not redirected (a connection to {address} was refused): the rules are missing in this pod's \
-         network namespace, or the caller is not the user they expect; see that weir-cni is in the node's CNI \
-         configuration and ran for this pod, then restart the pod; `weir-init show` prints what is in force",
+         network namespace; see that weir-cni is in the node's CNI configuration and ran for this pod, then restart the \
+         pod; `weir-init show` prints what is in force",
         family(*address)
     )]
     NotRedirected {
@@ -60,6 +64,16 @@ pub enum CheckError {
         direction: Direction,
         /// Where the connection was meant to go.
         address: IpAddr,
+    },
+    /// A query was not seen on the proxy's port.
+    #[error(
+        "{} DNS by udp: a query to {server} did not come to the proxy's port 15053 and back: the rules are missing or others are in the \
+         way; restart the pod; `weir-init show` prints what is in force",
+        family(*server)
+    )]
+    QueryEscaped {
+        /// Whom the query was meant for.
+        server: IpAddr,
     },
     /// No answer in time.
     #[error(

@@ -52,6 +52,15 @@ impl<'a> Writer<'a> {
         self
     }
 
+    /// Attributes behind a header of their own, as the peer of a pair of interfaces has it.
+    pub(crate) fn headed(&mut self, kind: u16, header: &[u8], fill: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
+        let start = self.open(kind | NESTED);
+        self.out.extend_from_slice(header);
+        fill(&mut Writer::new(self.out));
+        self.close(start);
+        self
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.out.len();
         self.out.extend_from_slice(&[0, 0]);
