@@ -329,7 +329,7 @@ impl Outside {
         let name = format!("weir-{:08x}", unique ^ process::id().rotate_left(16));
         link::add_veth(&name, namespace.as_fd())?;
         let outside = Self { namespace, name };
-        outside.both(|index| link::up(index))?;
+        outside.both(link::up)?;
         Ok(outside)
     }
 

@@ -318,6 +318,7 @@ impl Servers {
                 match listener.accept() {
                     Ok((stream, peer)) => {
                         stream.set_nonblocking(false).unwrap();
+                        stream.set_read_timeout(Some(LIMIT)).unwrap();
                         each(stream, peer);
                     }
                     Err(_) => thread::sleep(Duration::from_millis(1)),
