@@ -1,4 +1,5 @@
 //! The two checks: the proxy's own, and the operator's.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! DNS capture: queries to the pod's name servers go to the proxy, and the proxy's own to the name servers.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
 mod support;
 

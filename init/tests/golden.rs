@@ -1,4 +1,5 @@
 //! The rules for a handful of settings, as text. `UPDATE_GOLDEN=1` writes the files anew.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,5 @@
 //! Packets that belong to no connection that conntrack knows.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
 mod support;
 

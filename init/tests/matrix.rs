@@ -1,4 +1,5 @@
 //! Which connection ends where: real connections through real rules, the same for IPv4 and IPv6.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
 mod support;
 
@@ -27,10 +28,10 @@ fn without_rules_nothing_is_redirected() {
     let lab = Lab::new();
     let _servers = lab.serve();
     for Addresses { pod, other, .. } in families() {
-        answered_by(lab.into_pod(pod, APP_PORT), "app");
-        answered_by(lab.from_pod(APP, other, 80), "other");
-        assert_eq!(lab.from_pod(PROXY, pod, 15008), "refused");
-        assert_eq!(lab.from_pod(PROXY, pod, 15009), "refused");
+        answered_by(lab.call_in(pod, APP_PORT), "app");
+        answered_by(lab.call_out(APP, other, 80), "other");
+        assert_eq!(lab.call_out(PROXY, pod, 15008), "refused");
+        assert_eq!(lab.call_out(PROXY, pod, 15009), "refused");
     }
 }
 
@@ -42,14 +43,14 @@ fn into_the_pod() {
     let lab = Lab::with(&CaptureSettings::default());
     let _servers = lab.serve();
     for Addresses { pod, pod2, .. } in families() {
-        ends_at(lab.into_pod(pod, APP_PORT), "inbound", (pod, APP_PORT));
-        ends_at(lab.into_pod(pod, 9), "inbound", (pod, 9));
-        ends_at(lab.into_pod(pod2, APP_PORT), "inbound", (pod2, APP_PORT));
+        ends_at(lab.call_in(pod, APP_PORT), "inbound", (pod, APP_PORT));
+        ends_at(lab.call_in(pod, 9), "inbound", (pod, 9));
+        ends_at(lab.call_in(pod2, APP_PORT), "inbound", (pod2, APP_PORT));
         // A call straight to the proxy's ports is seen as what it is: its original destination is the port itself.
-        ends_at(lab.into_pod(pod, 15001), "inbound", (pod, 15001));
-        ends_at(lab.into_pod(pod, 15006), "inbound", (pod, 15006));
+        ends_at(lab.call_in(pod, 15001), "inbound", (pod, 15001));
+        ends_at(lab.call_in(pod, 15006), "inbound", (pod, 15006));
         for own in [15020, 15021, 15053, 15090] {
-            ends_at(lab.into_pod(pod, own), "own", (pod, own));
+            ends_at(lab.call_in(pod, own), "own", (pod, own));
         }
     }
 }
@@ -63,16 +64,16 @@ fn out_of_the_pod() {
     let _servers = lab.serve();
     for Addresses { pod, other, service, .. } in families() {
         for user in [APP, 0] {
-            ends_at(lab.from_pod(user, other, 80), "outbound", (other, 80));
+            ends_at(lab.call_out(user, other, 80), "outbound", (other, 80));
         }
         // The group is not looked at, or `runAsGroup` would be a way around the mesh.
         let by_group = lab.pod.run(APP, PROXY, || call(None, SocketAddr::new(other, 80)));
         ends_at(by_group, "outbound", (other, 80));
-        ends_at(lab.from_pod(APP, service, 80), "outbound", (service, 80));
-        answered_by(lab.from_pod(PROXY, other, 80), "other");
+        ends_at(lab.call_out(APP, service, 80), "outbound", (service, 80));
+        answered_by(lab.call_out(PROXY, other, 80), "other");
         // The rule of the check is for the pod's own addresses: the port of a peer is not shadowed.
-        answered_by(lab.from_pod(PROXY, other, 15009), "other");
-        assert_eq!(lab.from_pod(APP, pod, 15009), "refused");
+        answered_by(lab.call_out(PROXY, other, 15009), "other");
+        assert_eq!(lab.call_out(APP, pod, 15009), "refused");
     }
 }
 
@@ -85,21 +86,21 @@ fn within_the_pod() {
     let _servers = lab.serve();
     for Addresses { pod, pod2, service, loopback, app_source, .. } in families() {
         for user in [APP, PROXY] {
-            ends_at(lab.from_pod(user, loopback, APP_PORT), "app", (loopback, APP_PORT));
+            ends_at(lab.call_out(user, loopback, APP_PORT), "app", (loopback, APP_PORT));
         }
-        ends_at(lab.from_pod(APP, pod, APP_PORT), "app", (pod, APP_PORT));
+        ends_at(lab.call_out(APP, pod, APP_PORT), "app", (pod, APP_PORT));
         // The proxy's call to its application, as the application sees it.
         let call_to_app =
             lab.pod.run(PROXY, PROXY, || call(Some(SocketAddr::new(app_source, 0)), SocketAddr::new(pod, APP_PORT)));
         assert_eq!(call_to_app, format!("app {} {app_source}", SocketAddr::new(pod, APP_PORT)));
         // The proxy calls its own pod: by an address of it, and by a Service that chose this pod.
-        ends_at(lab.from_pod(PROXY, pod, APP_PORT), "inbound", (pod, APP_PORT));
-        ends_at(lab.from_pod(PROXY, pod2, APP_PORT), "inbound", (pod2, APP_PORT));
-        ends_at(lab.from_pod(PROXY, service, 80), "inbound", (pod, APP_PORT));
+        ends_at(lab.call_out(PROXY, pod, APP_PORT), "inbound", (pod, APP_PORT));
+        ends_at(lab.call_out(PROXY, pod2, APP_PORT), "inbound", (pod2, APP_PORT));
+        ends_at(lab.call_out(PROXY, service, 80), "inbound", (pod, APP_PORT));
         // The two checks, and the proxy's own ports.
-        ends_at(lab.from_pod(PROXY, pod, 15008), "inbound", (pod, 15008));
-        ends_at(lab.from_pod(PROXY, pod, 15009), "outbound", (pod, 15009));
-        ends_at(lab.from_pod(PROXY, pod, 15020), "own", (pod, 15020));
+        ends_at(lab.call_out(PROXY, pod, 15008), "inbound", (pod, 15008));
+        ends_at(lab.call_out(PROXY, pod, 15009), "outbound", (pod, 15009));
+        ends_at(lab.call_out(PROXY, pod, 15020), "own", (pod, 15020));
     }
 }
 
@@ -111,7 +112,7 @@ fn an_application_never_calls_out_from_the_proxys_address() {
     let lab = Lab::with(&CaptureSettings::default());
     let _servers = lab.serve();
     for Addresses { pod, other, .. } in families() {
-        let line = lab.from_pod(APP, other, 80);
+        let line = lab.call_out(APP, other, 80);
         assert!(line.ends_with(&format!(" {pod}")), "{line}");
     }
 }
@@ -124,13 +125,13 @@ fn excluded_ports() {
     let lab = Lab::with(&settings(r#""excludeInboundPorts":[22,22],"excludeOutboundPorts":[25]"#));
     let _servers = lab.serve();
     for Addresses { pod, other, .. } in families() {
-        ends_at(lab.into_pod(pod, 22), "app", (pod, 22));
-        ends_at(lab.from_pod(PROXY, pod, 22), "app", (pod, 22));
-        ends_at(lab.into_pod(pod, 25), "inbound", (pod, 25));
-        ends_at(lab.into_pod(pod, APP_PORT), "inbound", (pod, APP_PORT));
-        answered_by(lab.from_pod(APP, other, 25), "other");
-        ends_at(lab.from_pod(APP, other, 22), "outbound", (other, 22));
-        ends_at(lab.from_pod(APP, other, 80), "outbound", (other, 80));
+        ends_at(lab.call_in(pod, 22), "app", (pod, 22));
+        ends_at(lab.call_out(PROXY, pod, 22), "app", (pod, 22));
+        ends_at(lab.call_in(pod, 25), "inbound", (pod, 25));
+        ends_at(lab.call_in(pod, APP_PORT), "inbound", (pod, APP_PORT));
+        answered_by(lab.call_out(APP, other, 25), "other");
+        ends_at(lab.call_out(APP, other, 22), "outbound", (other, 22));
+        ends_at(lab.call_out(APP, other, 80), "outbound", (other, 80));
     }
 }
 
@@ -142,9 +143,9 @@ fn excluded_networks() {
     let lab = Lab::with(&settings(r#""excludeOutboundCidrs":["198.18.9.0/24","fd00:9::/32"]"#));
     let _servers = lab.serve();
     for Addresses { pod, other, apart, .. } in families() {
-        answered_by(lab.from_pod(APP, apart, 80), "other");
-        ends_at(lab.from_pod(APP, other, 80), "outbound", (other, 80));
-        ends_at(lab.into_pod(pod, APP_PORT), "inbound", (pod, APP_PORT));
+        answered_by(lab.call_out(APP, apart, 80), "other");
+        ends_at(lab.call_out(APP, other, 80), "outbound", (other, 80));
+        ends_at(lab.call_in(pod, APP_PORT), "inbound", (pod, APP_PORT));
     }
 }
 
@@ -159,11 +160,11 @@ fn included_networks() {
     ));
     let _servers = lab.serve();
     for Addresses { pod, other, apart, name_server, .. } in families() {
-        ends_at(lab.from_pod(APP, other, 80), "outbound", (other, 80));
-        answered_by(lab.from_pod(APP, apart, 80), "other"); // excluded wins
-        answered_by(lab.from_pod(APP, name_server, 80), "other"); // in neither
-        ends_at(lab.into_pod(pod, APP_PORT), "inbound", (pod, APP_PORT));
-        ends_at(lab.from_pod(PROXY, pod, 15009), "outbound", (pod, 15009));
+        ends_at(lab.call_out(APP, other, 80), "outbound", (other, 80));
+        answered_by(lab.call_out(APP, apart, 80), "other"); // excluded wins
+        answered_by(lab.call_out(APP, name_server, 80), "other"); // in neither
+        ends_at(lab.call_in(pod, APP_PORT), "inbound", (pod, APP_PORT));
+        ends_at(lab.call_out(PROXY, pod, 15009), "outbound", (pod, 15009));
     }
 }
 
@@ -175,9 +176,9 @@ fn included_networks_of_one_family_leave_the_other_alone() {
     let lab = Lab::with(&settings(r#""includeOutboundCidrs":["198.18.0.0/16"]"#));
     let _servers = lab.serve();
     let [v4, v6] = families();
-    ends_at(lab.from_pod(APP, v4.other, 80), "outbound", (v4.other, 80));
-    answered_by(lab.from_pod(APP, v6.other, 80), "other");
-    ends_at(lab.into_pod(v6.pod, APP_PORT), "inbound", (v6.pod, APP_PORT));
+    ends_at(lab.call_out(APP, v4.other, 80), "outbound", (v4.other, 80));
+    answered_by(lab.call_out(APP, v6.other, 80), "other");
+    ends_at(lab.call_in(v6.pod, APP_PORT), "inbound", (v6.pod, APP_PORT));
 }
 
 #[test]
@@ -188,10 +189,10 @@ fn skipped_interfaces() {
     let lab = Lab::with(&settings(r#""skipInterfaces":["net1","absent0"]"#));
     let _servers = lab.serve();
     for Addresses { pod, pod2, node, node2, .. } in families() {
-        ends_at(lab.into_pod(pod2, APP_PORT), "app", (pod2, APP_PORT));
-        answered_by(lab.from_pod(APP, node2, 80), "other");
-        ends_at(lab.into_pod(pod, APP_PORT), "inbound", (pod, APP_PORT));
-        ends_at(lab.from_pod(APP, node, 80), "outbound", (node, 80));
+        ends_at(lab.call_in(pod2, APP_PORT), "app", (pod2, APP_PORT));
+        answered_by(lab.call_out(APP, node2, 80), "other");
+        ends_at(lab.call_in(pod, APP_PORT), "inbound", (pod, APP_PORT));
+        ends_at(lab.call_out(APP, node, 80), "outbound", (node, 80));
     }
 }
 

@@ -1,4 +1,5 @@
 //! What is in force after a call: the same for the same input, nothing of others, nothing left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
 
 mod support;
 

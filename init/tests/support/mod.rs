@@ -1,5 +1,5 @@
 //! A pod, its node and what listens there, as real network namespaces: made by each test and gone with it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     fmt::Write as _,
@@ -245,12 +245,12 @@ impl Lab {
     }
 
     /// What a call from the pod ends at.
-    pub fn from_pod(&self, user: u32, to: IpAddr, port: u16) -> String {
+    pub fn call_out(&self, user: u32, to: IpAddr, port: u16) -> String {
         self.pod.run(user, user, || call(None, SocketAddr::new(to, port)))
     }
 
     /// What a call into the pod ends at.
-    pub fn into_pod(&self, to: IpAddr, port: u16) -> String {
+    pub fn call_in(&self, to: IpAddr, port: u16) -> String {
         self.node.run(APP, APP, || call(None, SocketAddr::new(to, port)))
     }
 }
