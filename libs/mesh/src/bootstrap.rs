@@ -32,6 +32,8 @@ pub mod env {
     pub const DRAIN_SECONDS: &str = "WEIR_DRAIN_SECONDS";
     /// Log filter, such as `info` or `weir_proxy=debug`.
     pub const LOG: &str = "WEIR_LOG";
+    /// What of the requests is logged: `off`, `errors` (the default), `all`, or `sample:N`.
+    pub const ACCESS_LOG: &str = "WEIR_ACCESS_LOG";
     /// Number of workers.
     pub const WORKERS: &str = "WEIR_WORKERS";
 }

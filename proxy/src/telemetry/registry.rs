@@ -7,6 +7,8 @@ use std::{
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use arc_swap::ArcSwap;
+
 use super::{
     encode::Encoder,
     labels::{Detail, HttpLabels, OTHER, Peer, RouteLabels, Service, TcpLabels},
@@ -36,7 +38,7 @@ type Sets<T> = RwLock<FxHashMap<Arc<str>, Arc<T>>>;
 /// Owns every series. One for the process, shared by an `Arc`.
 #[derive(Debug)]
 pub struct Registry {
-    own: Arc<Peer>,
+    own: ArcSwap<Peer>,
     version: String,
     limits: Limits,
     http: Sets<HttpSeries>,
@@ -55,7 +57,7 @@ impl Registry {
     /// With other bounds.
     pub fn with_limits(own: Arc<Peer>, version: impl Into<String>, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            own,
+            own: ArcSwap::new(own),
             version: version.into(),
             limits,
             http: Sets::default(),
@@ -68,22 +70,22 @@ impl Registry {
     /// The series of a label set, or the one of `other` where there are too many. Renders the labels and takes a lock: workers
     /// go through [`super::SeriesCache`].
     pub fn http(&self, labels: &HttpLabels<'_>) -> Arc<HttpSeries> {
-        let text = labels.render(&self.own, Detail::Full);
+        let text = labels.render(&self.own.load(), Detail::Full);
         get(&self.http, text, self.limits.http, HttpSeries::new).unwrap_or_else(|| {
             self.proxy.label_sets_dropped.inc(["requests"]);
             let (peer, service) = (Peer::other(), Service::other());
-            let text = labels.others(&peer, &service).render(&self.own, Detail::Other);
+            let text = labels.others(&peer, &service).render(&self.own.load(), Detail::Other);
             force(&self.http, text, HttpSeries::new)
         })
     }
 
     /// The series of a label set, or the one of `other` where there are too many. Once a connection.
     pub fn tcp(&self, labels: &TcpLabels<'_>) -> Arc<TcpSeries> {
-        let text = labels.render(&self.own, Detail::Full);
+        let text = labels.render(&self.own.load(), Detail::Full);
         get(&self.tcp, text, self.limits.tcp, TcpSeries::new).unwrap_or_else(|| {
             self.proxy.label_sets_dropped.inc(["connections"]);
             let (peer, service) = (Peer::other(), Service::other());
-            let text = labels.others(&peer, &service).render(&self.own, Detail::Other);
+            let text = labels.others(&peer, &service).render(&self.own.load(), Detail::Other);
             force(&self.tcp, text, TcpSeries::new)
         })
     }
@@ -99,8 +101,13 @@ impl Registry {
     }
 
     /// This pod's workload.
-    pub fn own(&self) -> &Arc<Peer> {
-        &self.own
+    pub fn own(&self) -> Arc<Peer> {
+        self.own.load_full()
+    }
+
+    /// Who this pod is, once it is known: to be called before the first request, since series keep the labels they were made with.
+    pub fn set_own(&self, own: Arc<Peer>) {
+        self.own.store(own);
     }
 
     /// The whole scrape in pieces, so that a large one never lies in memory at once.

@@ -1,0 +1,127 @@
+//! Listeners: which protocol, which routes, which cluster.
+
+use std::collections::HashMap;
+
+use weir_xds::envoy::{
+    HCM_TYPE_URL, TCP_PROXY_TYPE_URL,
+    hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+    listener::{FilterChain, Listener, filter::ConfigType},
+    tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier},
+};
+use weir_xds::prost::Message;
+
+use super::{DecodeError, ServiceSpec, service};
+use crate::config::Protocol;
+
+/// `TrafficDirection.INBOUND` (envoy/config/core/v3/base.proto).
+const INBOUND: i32 = 1;
+
+/// A listener in this proxy's terms.
+pub(crate) enum ListenerSpec {
+    /// What stands behind one address.
+    Outbound(OutboundSpec),
+    /// The pod's own ports.
+    Inbound(InboundSpec),
+}
+
+/// The pod's own ports, by number.
+pub(super) type InboundSpec = HashMap<u16, PortSpec>;
+
+/// One port of the pod.
+pub(crate) struct PortSpec {
+    /// How its bytes are treated.
+    pub protocol: Protocol,
+    /// The first Service that leads here.
+    pub service: Option<ServiceSpec>,
+}
+
+/// What stands behind one address, by names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutboundSpec {
+    /// How its bytes are treated.
+    pub protocol: Protocol,
+    /// RouteConfiguration.
+    pub routes: Option<String>,
+    /// Cluster for opaque streams.
+    pub cluster: Option<String>,
+}
+
+enum Chain {
+    Http(Option<String>),
+    Opaque(String),
+}
+
+/// Decodes a listener.
+///
+/// # Errors
+/// [`DecodeError`] names the filter that is not understood.
+pub(crate) fn listener(body: &[u8]) -> Result<ListenerSpec, DecodeError> {
+    let listener = Listener::decode(body)?;
+    if listener.traffic_direction == INBOUND { inbound(&listener) } else { outbound(&listener) }
+}
+
+fn outbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
+    let mut spec = OutboundSpec { protocol: Protocol::Opaque, routes: None, cluster: None };
+    for filters in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+        match chain(filters)? {
+            Chain::Http(Some(routes)) => spec.routes = Some(routes),
+            Chain::Http(None) => {
+                return Err(DecodeError::new("an outbound HTTP chain without a route configuration's name"));
+            }
+            Chain::Opaque(cluster) => spec.cluster = Some(cluster),
+        }
+    }
+    spec.protocol = match (&spec.routes, &spec.cluster) {
+        (Some(_), Some(_)) => Protocol::Detect,
+        (Some(_), None) => Protocol::Http,
+        (None, Some(_)) => Protocol::Opaque,
+        (None, None) => return Err(DecodeError::new("a listener without a filter chain")),
+    };
+    Ok(ListenerSpec::Outbound(spec))
+}
+
+fn inbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
+    let mut inbound = InboundSpec::new();
+    for filters in &listener.filter_chains {
+        let matched = filters.filter_chain_match.as_ref().and_then(|m| m.destination_port.as_ref());
+        let Some(number) = matched.and_then(|port| u16::try_from(port.value).ok()) else {
+            return Err(DecodeError::new("an inbound chain without a destination port"));
+        };
+        let protocol = match chain(filters)? {
+            Chain::Http(_) => Protocol::Http,
+            Chain::Opaque(_) => Protocol::Opaque,
+        };
+        let service = service(filters.metadata.as_ref());
+        let port = match inbound.remove(&number) {
+            Some(other) if other.protocol != protocol => {
+                PortSpec { protocol: Protocol::Detect, service: other.service.or(service) }
+            }
+            _ => PortSpec { protocol, service },
+        };
+        inbound.insert(number, port);
+    }
+    Ok(ListenerSpec::Inbound(inbound))
+}
+
+fn chain(chain: &FilterChain) -> Result<Chain, DecodeError> {
+    let [filter] = chain.filters.as_slice() else {
+        return Err(DecodeError::new(format!(
+            "a filter chain with {} filters, where one is understood",
+            chain.filters.len()
+        )));
+    };
+    let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {
+        return Err(DecodeError::new(format!("filter {} without a configuration", filter.name)));
+    };
+    match config.type_url.as_str() {
+        HCM_TYPE_URL => match HttpConnectionManager::decode(config.value.as_slice())?.route_specifier {
+            Some(RouteSpecifier::Rds(rds)) => Ok(Chain::Http(Some(rds.route_config_name))),
+            _ => Ok(Chain::Http(None)),
+        },
+        TCP_PROXY_TYPE_URL => match TcpProxy::decode(config.value.as_slice())?.cluster_specifier {
+            Some(ClusterSpecifier::Cluster(cluster)) => Ok(Chain::Opaque(cluster)),
+            _ => Err(DecodeError::new("a TCP proxy without exactly one cluster")),
+        },
+        other => Err(DecodeError::new(format!("filter {other} is not understood"))),
+    }
+}

@@ -1,0 +1,405 @@
+//! Builds the tables from what arrives, on the control thread.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::{Value, json};
+use weir_xds::{ConnectionState, Handler, Kind, Rejection, Resource, Subscriptions, names};
+
+use super::{
+    Answer, Inbound, Outbound, RouteCell, Store,
+    decode::{self, DecodeError, ListenerSpec, OutboundSpec, RouteSpecs, ServiceSpec, WorkloadSpec},
+    store::Port,
+};
+use crate::{
+    telemetry::Service,
+    upstream::{Cluster, ClusterInfo, Endpoint, EndpointSet, Registry, Workload},
+};
+
+/// The parts of the configuration and what they wait for.
+#[derive(Debug, Default)]
+struct Records {
+    /// Destinations that the control plane knows.
+    listeners: HashMap<SocketAddr, OutboundSpec>,
+    /// Destinations whose answer waits for something that it refers to.
+    waiting: HashSet<SocketAddr>,
+    routes: HashMap<String, RouteRecord>,
+    clusters: HashMap<String, ClusterRecord>,
+    /// Labels are made once for each Service.
+    services: HashMap<ServiceSpec, Arc<Service>>,
+}
+
+#[derive(Debug)]
+struct RouteRecord {
+    cell: Arc<RouteCell>,
+    /// The control plane has said what it is, or that there is none.
+    said: bool,
+    /// The next version, which waits for clusters.
+    staged: Option<RouteSpecs>,
+    /// Clusters that the version in force refers to.
+    clusters: Vec<String>,
+}
+
+#[derive(Debug)]
+struct ClusterRecord {
+    cluster: Arc<Cluster>,
+    /// The control plane has said what it is, or that there is none.
+    info_said: bool,
+    endpoints_said: bool,
+}
+
+/// The handler of the xDS client. Clones share their state.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    store: Arc<Store>,
+    registry: Arc<Registry>,
+    records: Arc<Mutex<Records>>,
+}
+
+impl Tables {
+    /// Tables that fill this store.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, registry: Arc::default(), records: Arc::default() }
+    }
+
+    /// See [`Store::attach`].
+    pub fn attach(&self, subscriptions: Subscriptions) {
+        self.store.attach(subscriptions);
+    }
+
+    /// Forgets what nobody has used for a while, and ends its subscriptions.
+    pub fn sweep(&self) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in self.store.forget_idle() {
+            records.listeners.remove(&address);
+            records.waiting.remove(&address);
+        }
+        records.listeners.retain(|address, _| self.store.entry(*address).is_some());
+        records.forget_unreferenced(&self.store);
+    }
+
+    /// What is in force, for `/config_dump`: names, addresses and identities; no key and no token is ever in here.
+    pub fn dump(&self) -> Value {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let destinations: Vec<Value> = self
+            .store
+            .entries()
+            .iter()
+            .map(|entry| match entry.answer().as_ref() {
+                Answer::Waiting => json!({"address": entry.address, "state": "waiting"}),
+                Answer::Unknown => json!({"address": entry.address, "state": "unknown"}),
+                Answer::Known(known) => json!({
+                    "address": entry.address,
+                    "state": "known",
+                    "protocol": known.protocol.as_str(),
+                    "routes": known.routes.as_ref().map(|cell| &*cell.name),
+                    "cluster": known.cluster.as_ref().map(|cluster| &*cluster.name),
+                }),
+            })
+            .collect();
+        let mut routes: Vec<Value> = records
+            .routes
+            .iter()
+            .map(|(name, record)| {
+                let rules: Vec<String> = record
+                    .cell
+                    .table()
+                    .map(|table| table.routes().iter().map(|route| route.name().to_owned()).collect())
+                    .unwrap_or_default();
+                json!({"name": name, "rules": rules, "clusters": record.clusters, "waits_for_clusters": record.staged.is_some()})
+            })
+            .collect();
+        routes.sort_by_key(|route| route["name"].to_string());
+        let mut clusters: Vec<Value> = records.clusters.values().map(|record| dump_cluster(&record.cluster)).collect();
+        clusters.sort_by_key(|cluster| cluster["name"].to_string());
+        let inbound: Vec<Value> = self
+            .store
+            .inbound()
+            .map(|inbound| {
+                let mut ports: Vec<_> = inbound.ports.iter().collect();
+                ports.sort_by_key(|(port, _)| **port);
+                ports
+                    .into_iter()
+                    .map(|(number, port)| {
+                        json!({"port": number, "protocol": port.protocol.as_str(), "service": port.service.host()})
+                    })
+                    .collect()
+            })
+            .unwrap_or_default();
+        json!({
+            "control_plane": self.store.trouble().map_or("connected".to_owned(), |why| why.to_string()),
+            "inbound": inbound,
+            "destinations": destinations,
+            "routes": routes,
+            "clusters": clusters,
+        })
+    }
+
+    fn apply_one(&self, records: &mut Records, kind: Kind, resource: &Resource) -> Result<(), DecodeError> {
+        let name = resource.name.as_str();
+        match kind {
+            Kind::Listener => match decode::listener(&resource.body)? {
+                ListenerSpec::Inbound(ports) if name == names::INBOUND => {
+                    let ports = ports
+                        .into_iter()
+                        .map(|(number, port)| {
+                            let service = records.service(port.service).unwrap_or_else(Service::inbound_passthrough);
+                            (number, Arc::new(Port { protocol: port.protocol, service }))
+                        })
+                        .collect();
+                    self.store.set_inbound(Inbound { ports });
+                }
+                ListenerSpec::Outbound(spec) => {
+                    let Some(names::Asked::Outbound(address)) = names::Asked::parse(name) else {
+                        return Err(DecodeError::new("this name was never asked for"));
+                    };
+                    if let Some(route) = &spec.routes {
+                        records.route(&self.store, route);
+                    }
+                    if let Some(cluster) = &spec.cluster {
+                        records.cluster(&self.store, cluster);
+                    }
+                    records.listeners.insert(address, spec);
+                    records.waiting.insert(address);
+                }
+                ListenerSpec::Inbound(_) => return Err(DecodeError::new("an inbound listener under another name")),
+            },
+            Kind::Route => {
+                let specs = decode::routes(&resource.body)?;
+                for cluster in specs.clusters() {
+                    records.cluster(&self.store, &cluster);
+                }
+                if let Some(record) = records.routes.get_mut(name) {
+                    record.said = true;
+                    record.staged = Some(specs);
+                }
+            }
+            Kind::Cluster => {
+                let spec = decode::cluster(&resource.body)?;
+                let service = records.service(spec.service);
+                if let Some(record) = records.clusters.get_mut(name) {
+                    record.cluster.set_info(ClusterInfo { service, connect_timeout: spec.connect_timeout });
+                    record.info_said = true;
+                }
+            }
+            Kind::Endpoints => {
+                let specs = decode::endpoints(&resource.body)?;
+                if let Some(address) = names::parse_workload(name) {
+                    if let Some(peer) = self.store.known_peer(address) {
+                        peer.set(specs.into_iter().next().map(|spec| self.workload(spec.workload)));
+                    }
+                } else if let Some(record) = records.clusters.get_mut(name) {
+                    let endpoints = specs
+                        .into_iter()
+                        .map(|spec| {
+                            let mesh = spec.mesh.then(|| spec.workload.identity.clone()).flatten();
+                            Endpoint {
+                                address: spec.address,
+                                state: self.registry.state(spec.address, mesh.as_ref()),
+                                mesh,
+                                weight: spec.weight,
+                                workload: self.workload(spec.workload),
+                            }
+                        })
+                        .collect();
+                    record.cluster.set_endpoints(EndpointSet { endpoints });
+                    record.endpoints_said = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn workload(&self, spec: WorkloadSpec) -> Workload {
+        Workload { pod: spec.pod.into(), identity: spec.identity, peer: self.registry.peer(spec.labels) }
+    }
+
+    fn remove_one(&self, records: &mut Records, kind: Kind, name: &str) {
+        match kind {
+            Kind::Listener => match names::Asked::parse(name) {
+                Some(names::Asked::Outbound(address)) => {
+                    records.listeners.remove(&address);
+                    records.waiting.remove(&address);
+                    if let Some(entry) = self.store.entry(address) {
+                        entry.set(Answer::Unknown);
+                    }
+                }
+                Some(names::Asked::Inbound) => self.store.set_inbound(Inbound::default()),
+                _ => {}
+            },
+            Kind::Route => {
+                if let Some(record) = records.routes.get_mut(name) {
+                    record.said = true;
+                    record.staged = None;
+                    record.cell.set(None);
+                }
+            }
+            Kind::Cluster => {
+                if let Some(record) = records.clusters.get_mut(name) {
+                    record.info_said = true;
+                }
+            }
+            Kind::Endpoints => {
+                if let Some(address) = names::parse_workload(name) {
+                    if let Some(peer) = self.store.known_peer(address) {
+                        peer.set(None);
+                    }
+                } else if let Some(record) = records.clusters.get_mut(name) {
+                    record.cluster.set_endpoints(EndpointSet::default());
+                    record.endpoints_said = true;
+                }
+            }
+        }
+    }
+}
+
+impl Handler for Tables {
+    fn apply(&mut self, kind: Kind, added: Vec<Resource>, removed: Vec<String>) -> Vec<Rejection> {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rejected = Vec::new();
+        for resource in added {
+            if let Err(error) = self.apply_one(&mut records, kind, &resource) {
+                tracing::error!(resource = resource.name, ?kind, %error, "a resource of the control plane is not understood; what was in force stays");
+                rejected.push(Rejection { name: resource.name, reason: error.to_string() });
+            }
+        }
+        for name in removed {
+            self.remove_one(&mut records, kind, &name);
+        }
+        records.settle(&self.store);
+        rejected
+    }
+
+    fn connection(&mut self, state: ConnectionState) {
+        match state {
+            ConnectionState::Connected => {
+                tracing::info!("connected to the control plane");
+                self.store.set_trouble(None);
+            }
+            ConnectionState::Disconnected { reason, .. } => {
+                if self.store.trouble().is_none_or(|old| *old != reason) {
+                    tracing::warn!(reason, "no connection to the control plane; what is known stays in force");
+                }
+                self.store.set_trouble(Some(reason));
+            }
+        }
+    }
+}
+
+impl Records {
+    fn service(&mut self, spec: Option<ServiceSpec>) -> Option<Arc<Service>> {
+        let spec = spec?;
+        let make = || Service::new(spec.host.clone(), spec.name.clone(), spec.namespace.clone());
+        Some(self.services.entry(spec.clone()).or_insert_with(make).clone())
+    }
+
+    fn route(&mut self, store: &Store, name: &str) {
+        if !self.routes.contains_key(name) {
+            store.subscribe(Kind::Route, name.to_owned());
+            let cell = Arc::new(RouteCell::new(name));
+            self.routes.insert(name.to_owned(), RouteRecord { cell, said: false, staged: None, clusters: Vec::new() });
+        }
+    }
+
+    fn cluster(&mut self, store: &Store, name: &str) {
+        if !self.clusters.contains_key(name) {
+            // Endpoints carry their cluster's name: asked for together, one round trip less.
+            store.subscribe(Kind::Cluster, name.to_owned());
+            store.subscribe(Kind::Endpoints, name.to_owned());
+            let cluster = Arc::new(Cluster::new(name));
+            self.clusters.insert(name.to_owned(), ClusterRecord { cluster, info_said: false, endpoints_said: false });
+        }
+    }
+
+    fn is_ready(&self, cluster: &str) -> bool {
+        self.clusters.get(cluster).is_some_and(|record| record.info_said && record.endpoints_said)
+    }
+
+    /// Puts in force what has all it refers to.
+    fn settle(&mut self, store: &Store) {
+        let clusters = &self.clusters;
+        let ready = |name: &String| clusters.get(name).is_some_and(|r| r.info_said && r.endpoints_said);
+        for record in self.routes.values_mut() {
+            let Some(specs) = record.staged.take_if(|specs| specs.clusters().iter().all(ready)) else { continue };
+            record.clusters = specs.clusters();
+            let cluster = |name: &str| clusters.get(name).map(|record| record.cluster.clone());
+            let old = record.cell.table();
+            match specs.table(cluster, old.as_deref()) {
+                Ok(table) => record.cell.set(Some(table)),
+                Err(error) => {
+                    tracing::error!(routes = &*record.cell.name, %error, "a route table can not be built; what was in force stays");
+                }
+            }
+        }
+        let done: Vec<(SocketAddr, Outbound)> = self
+            .waiting
+            .iter()
+            .filter_map(|address| {
+                let spec = self.listeners.get(address)?;
+                let routes = match &spec.routes {
+                    None => None,
+                    Some(name) => Some(self.routes.get(name).filter(|r| r.said && r.staged.is_none())?.cell.clone()),
+                };
+                let cluster = match &spec.cluster {
+                    None => None,
+                    Some(name) if self.is_ready(name) => Some(self.clusters.get(name)?.cluster.clone()),
+                    Some(_) => return None,
+                };
+                Some((*address, Outbound { protocol: spec.protocol, routes, cluster }))
+            })
+            .collect();
+        for (address, outbound) in done {
+            self.waiting.remove(&address);
+            if let Some(entry) = store.entry(address) {
+                entry.set(Answer::Known(Arc::new(outbound)));
+            }
+        }
+    }
+
+    /// Ends the subscriptions of routes and clusters that no listener leads to any more.
+    fn forget_unreferenced(&mut self, store: &Store) {
+        let routes: HashSet<&String> = self.listeners.values().filter_map(|spec| spec.routes.as_ref()).collect();
+        let gone: Vec<String> = self.routes.keys().filter(|name| !routes.contains(name)).cloned().collect();
+        for name in gone {
+            self.routes.remove(&name);
+            store.unsubscribe(Kind::Route, name);
+        }
+        let mut clusters: HashSet<String> = self.listeners.values().filter_map(|spec| spec.cluster.clone()).collect();
+        for record in self.routes.values() {
+            clusters.extend(record.clusters.iter().cloned());
+            clusters.extend(record.staged.iter().flat_map(RouteSpecs::clusters));
+        }
+        let gone: Vec<String> = self.clusters.keys().filter(|name| !clusters.contains(*name)).cloned().collect();
+        for name in gone {
+            self.clusters.remove(&name);
+            store.unsubscribe(Kind::Cluster, name.clone());
+            store.unsubscribe(Kind::Endpoints, name);
+        }
+        self.services.retain(|_, service| Arc::strong_count(service) > 1);
+    }
+}
+
+fn dump_cluster(cluster: &Cluster) -> Value {
+    let endpoints: Vec<Value> = cluster
+        .endpoints()
+        .as_ref()
+        .map(|set| {
+            set.endpoints
+                .iter()
+                .map(|endpoint| {
+                    json!({
+                        "address": endpoint.address,
+                        "identity": endpoint.mesh.as_ref().map(ToString::to_string),
+                        "pod": endpoint.workload.pod,
+                        "weight": endpoint.weight,
+                        "in_flight": endpoint.state.in_flight(),
+                    })
+                })
+                .collect()
+        })
+        .unwrap_or_default();
+    json!({"name": &*cluster.name, "endpoints": endpoints})
+}

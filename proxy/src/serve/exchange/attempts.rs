@@ -1,0 +1,329 @@
+//! Finding somebody who answers: the route, the endpoint, the connection, and another one where nothing was delivered.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    body::BodyPump,
+    forward::{self, Fault, await_head},
+    is_not_delivered,
+    record::Record,
+};
+use crate::{
+    config::{Answer, Entry},
+    http::{
+        Edits, Name, RequestHead, ResponseHead, Value,
+        h1::{ForwardRequest, write_request},
+    },
+    net::{Conn, random},
+    route::Action,
+    serve::Worker,
+    telemetry::ResponseFlags,
+    tls::Alpn,
+    upstream::{Connected, Endpoint, InFlight, Unreachable, pick},
+};
+
+/// Attempts for one request, the first included.
+const ATTEMPTS: usize = 4;
+/// Pause before an endpoint is tried for the second time.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// What came of a request.
+#[allow(clippy::large_enum_variant)] // one a request, moved once; a box would be an allocation on the hot path
+pub(super) enum Outcome {
+    /// An answer has begun.
+    Answered(Answered),
+    /// The rules say that the proxy answers.
+    Own {
+        /// Status.
+        status: u16,
+        /// Flag.
+        flag: ResponseFlags,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An answer that has begun.
+pub(super) struct Answered {
+    /// The connection that it comes on.
+    pub upstream: Conn,
+    /// Its head.
+    pub head: ResponseHead,
+    /// Changes to its headers, by the route and by the backend.
+    pub edits: [Edits; 2],
+    /// Where the connection goes when the answer is whole.
+    pub place: Place,
+    /// Counts the request at its endpoint.
+    pub _in_flight: Option<InFlight>,
+}
+
+/// Where a connection is kept.
+pub(super) enum Place {
+    /// With an endpoint's.
+    Endpoint(Endpoint),
+    /// With the application's.
+    App(SocketAddr),
+}
+
+impl Place {
+    /// Keeps the connection.
+    pub(super) fn give(&self, worker: &Worker, conn: Conn) {
+        let now = Instant::now();
+        match self {
+            Self::Endpoint(endpoint) => worker.pool.give(endpoint, conn, now),
+            Self::App(address) => worker.pool.give_app(*address, conn, now),
+        }
+    }
+}
+
+/// Sends a request where its destination's rules say.
+///
+/// # Errors
+/// The fault of the last attempt.
+pub(super) async fn to_destination(
+    worker: &Worker,
+    caller: &mut Conn,
+    entry: &Entry,
+    head: &RequestHead,
+    body: &mut BodyPump,
+    out: &mut BytesMut,
+    record: &mut Record,
+) -> Result<Outcome, Fault> {
+    let own = |status, flag, reason: String| Ok(Outcome::Own { status, flag, reason });
+    let mut edits = Edits::new();
+    ensure_request_id(head, &mut edits, record);
+    let answer = entry.answer().as_ref().clone();
+    let Answer::Known(outbound) = answer else {
+        return own(503, ResponseFlags::NC, format!("{} is no address of a Service or pod any more", entry.address));
+    };
+    let Some(table) = outbound.routes.as_ref().and_then(|cell| cell.table()) else {
+        return own(503, ResponseFlags::NC, format!("there are no rules for {}", entry.address));
+    };
+    let Some(route) = table.find(head) else {
+        return own(404, ResponseFlags::NR, "no rule of this Service matches".into());
+    };
+    let invalid = || {
+        let reason = format!(
+            "{} names a backend that is not valid (see the status of {})",
+            route.name(),
+            route.object().unwrap_or("its object")
+        );
+        Ok(Outcome::Own { status: 500, flag: ResponseFlags::NONE, reason })
+    };
+    let split = match route.action() {
+        Action::Forward(split) => split,
+        Action::Respond(500) => return invalid(),
+        Action::Respond(status) => return own(*status, ResponseFlags::NONE, format!("{} answers so", route.name())),
+    };
+    let target = split.pick();
+    let backend = target.cluster();
+    record.route = Some((backend.route.clone(), backend.object.clone()));
+    let Some(cluster) = &backend.cluster else { return invalid() };
+    record.cluster = Some(cluster.clone());
+    let info = cluster.info().clone();
+    record.service = info.service.clone();
+    if let Some(service) = &info.service {
+        record.route_series = Some(backend.series(&worker.shared.registry, service).clone());
+    }
+    let Some(endpoints) = cluster.endpoints().as_ref().cloned() else {
+        return own(503, ResponseFlags::UH, format!("the endpoints of {} are not known yet", cluster.name));
+    };
+    cluster.budget.deposit();
+
+    let edits = [&edits, route.request_edits(), target.request_edits()];
+    let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
+    let mut last: Option<Fault> = None;
+    for attempt in 0..ATTEMPTS {
+        let now = Instant::now();
+        let Some(endpoint) = pick(&endpoints, &tried, now).cloned() else {
+            return own(503, ResponseFlags::UH, format!("{} has no ready endpoint", cluster.name));
+        };
+        if attempt > 0 {
+            if !cluster.budget.withdraw() {
+                worker.shared.registry.proxy.retries.inc(["budget_exhausted"]);
+                break;
+            }
+            if tried.contains(&endpoint.address) {
+                sleep(PAUSE.mul_f64(1.0 + (random() % 100) as f64 / 100.0)).await;
+            }
+        }
+        record.endpoint = Some(endpoint.clone());
+        let in_flight = endpoint.state.enter();
+        let sent = Instant::now();
+        let fault = match send(worker, caller, &endpoint, info.connect_timeout, head, &edits, body, out).await {
+            Ok((upstream, response)) if endpoint.mesh.is_some() && is_not_delivered(&response) => {
+                drop(upstream);
+                endpoint.state.unreachable(now);
+                worker.shared.registry.proxy.retries.inc(["not_delivered"]);
+                let detail = format!("the application behind {} did not accept the request", endpoint.address);
+                Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) }
+            }
+            Ok((upstream, head)) => {
+                let latency = sent.elapsed();
+                endpoint.state.answered(latency);
+                record.first_byte = Some(latency);
+                if let Some(previous) = last {
+                    tracing::debug!(endpoint = %endpoint.address, attempt, previous = previous.detail, "delivered by another attempt");
+                }
+                return Ok(Outcome::Answered(Answered {
+                    upstream,
+                    head,
+                    edits: [route.response_edits().clone(), target.response_edits().clone()],
+                    place: Place::Endpoint(endpoint),
+                    _in_flight: Some(in_flight),
+                }));
+            }
+            Err(fault) => fault,
+        };
+        // Nothing may be sent twice, unless sending it twice does no harm, and all of it is still here.
+        let again = (fault.unsent || fault.silent && is_safe(head)) && body.is_whole();
+        let again = again || fault.unsent && body.moved == 0;
+        if fault.unsent {
+            tried.push(endpoint.address);
+        }
+        last = Some(fault);
+        if !again {
+            break;
+        }
+        body.again();
+    }
+    let mut fault = last.unwrap_or_else(|| Fault::upstream(ResponseFlags::UH, 503, "no attempt was made"));
+    if tried.len() > 1 {
+        fault.flag |= ResponseFlags::URX;
+    }
+    fault.detail = format!("{} (cluster {}, attempts {})", fault.detail, cluster.name, tried.len().max(1));
+    Err(fault)
+}
+
+/// Sends a request to the pod's own application.
+///
+/// # Errors
+/// The fault of the last attempt.
+pub(super) async fn to_app(
+    worker: &Worker,
+    caller: &mut Conn,
+    app: SocketAddr,
+    head: &RequestHead,
+    body: &mut BodyPump,
+    out: &mut BytesMut,
+    record: &mut Record,
+) -> Result<Answered, Fault> {
+    let mut edits = Edits::new();
+    ensure_request_id(head, &mut edits, record);
+    record.app = Some(app);
+    let edits = [&edits];
+    let sent = Instant::now();
+    loop {
+        let Connected { conn, reused } = match worker.pool.take_app(app, Instant::now()) {
+            Some(connected) => connected,
+            None => match worker.connector.connect_app(app).await {
+                Ok(stream) => Connected { conn: Conn::new(crate::net::Io::Plain(stream)), reused: false },
+                Err(error) => return Err(unreachable(&error)),
+            },
+        };
+        match over(worker, caller, conn, reused, head, &edits, body, out).await {
+            Ok((upstream, head)) => {
+                record.first_byte = Some(sent.elapsed());
+                return Ok(Answered {
+                    upstream,
+                    head,
+                    edits: [Edits::new(), Edits::new()],
+                    place: Place::App(app),
+                    _in_flight: None,
+                });
+            }
+            Err(fault) if reused && fault.silent && is_safe(head) && body.is_whole() => body.again(),
+            Err(fault) => return Err(fault),
+        }
+    }
+}
+
+/// Sends a request to an endpoint, over a kept connection or a new one.
+#[allow(clippy::too_many_arguments)] // the parts of one request; a struct would only rename them
+async fn send(
+    worker: &Worker,
+    caller: &mut Conn,
+    endpoint: &Endpoint,
+    limit: Duration,
+    head: &RequestHead,
+    edits: &[&Edits],
+    body: &mut BodyPump,
+    out: &mut BytesMut,
+) -> Result<(Conn, ResponseHead), Fault> {
+    let Connected { conn, reused } = match worker.pool.take(endpoint, Instant::now()) {
+        Some(connected) => connected,
+        None => match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
+            Ok(conn) => {
+                endpoint.state.reached();
+                Connected { conn, reused: false }
+            }
+            Err(error) => {
+                endpoint.state.unreachable(Instant::now());
+                worker.shared.registry.proxy.retries.inc(["connect"]);
+                tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
+                return Err(unreachable(&error));
+            }
+        },
+    };
+    over(worker, caller, conn, reused, head, edits, body, out).await
+}
+
+/// Sends a request over this connection and waits for the head of the answer.
+#[allow(clippy::too_many_arguments)] // as above
+async fn over(
+    worker: &Worker,
+    caller: &mut Conn,
+    mut conn: Conn,
+    reused: bool,
+    head: &RequestHead,
+    edits: &[&Edits],
+    body: &mut BodyPump,
+    out: &mut BytesMut,
+) -> Result<(Conn, ResponseHead), Fault> {
+    out.clear();
+    write_request(out, head, edits, &ForwardRequest::unchanged(head));
+    if let Err(error) = forward::write_first(&mut conn, out, caller, body).await {
+        let fault = Fault::upstream(ResponseFlags::UC, 503, format!("sending the request failed: {error}"));
+        return Err(Fault { silent: reused, ..fault });
+    }
+    body.first_written(caller);
+    match await_head(caller, &mut conn, body, head.asked(), &worker.limits).await {
+        Ok(response) => Ok((conn, response)),
+        Err(fault) => Err(Fault { silent: fault.silent && reused, ..fault }),
+    }
+}
+
+fn unreachable(error: &Unreachable) -> Fault {
+    Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, error.to_string()) }
+}
+
+/// Methods that change nothing (RFC 9110, section 9.2.1): sent again where a kept connection turned out to be dead.
+fn is_safe(head: &RequestHead) -> bool {
+    matches!(head.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
+}
+
+/// A request without an id gets one (UUID version 4), so that all hops log the same.
+fn ensure_request_id(head: &RequestHead, edits: &mut Edits, record: &mut Record) {
+    const NAME: Name = Name::from_static("x-request-id");
+    if head.header("x-request-id").next().is_some() {
+        return;
+    }
+    let (a, b) = (random(), random());
+    let id = format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xfff,
+        0x8000 | ((b >> 48) & 0x3fff),
+        b & 0xffff_ffff_ffff
+    );
+    let id = Bytes::from(id);
+    if let Ok(value) = Value::new(id.clone()) {
+        edits.set(NAME, value);
+        record.request_id = Some(id);
+    }
+}

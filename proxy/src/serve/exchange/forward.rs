@@ -1,0 +1,206 @@
+//! One attempt: a request to one upstream connection, and the head of its answer.
+
+use std::{future::poll_fn, task::Poll, time::Duration};
+
+use bytes::BytesMut;
+
+use super::body::{BodyError, BodyPump, Waits};
+use crate::{
+    http::{Asked, Limits, ResponseHead, h1::ResponseDecoder},
+    net::{Conn, Deadline},
+    telemetry::ResponseFlags,
+};
+
+/// A caller that sends nothing of a body it has announced, or takes nothing of an answer, for this long is given up.
+pub(super) const STALL: Duration = Duration::from_secs(300);
+/// A caller that has ended its sending side may still wait for its answer, but not for ever.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// Bytes of further requests that are read while an answer is awaited; more of them wait in the kernel.
+const AHEAD: usize = 16 * 1024;
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// Flag for metrics and log.
+    pub flag: ResponseFlags,
+    /// Status for the caller; 0 if there is nobody to answer.
+    pub status: u16,
+    /// What happened.
+    pub detail: String,
+    /// Nothing of the request has had an effect: it was not sent, or the peer's proxy says that it was not delivered.
+    pub unsent: bool,
+    /// Not a byte of an answer had come.
+    pub silent: bool,
+}
+
+impl Fault {
+    /// A fault of the upstream after the request was sent.
+    pub(super) fn upstream(flag: ResponseFlags, status: u16, detail: impl Into<String>) -> Self {
+        Self { flag, status, detail: detail.into(), unsent: false, silent: false }
+    }
+
+    /// The caller is gone, or what it sends is no body.
+    pub(super) fn caller(error: BodyError) -> Self {
+        match error {
+            BodyError::Malformed(refused) => Self {
+                flag: ResponseFlags::DPE,
+                status: refused.status,
+                detail: refused.reason.to_owned(),
+                unsent: false,
+                silent: false,
+            },
+            BodyError::Truncated | BodyError::Read | BodyError::Write => {
+                Self::upstream(ResponseFlags::DC, 0, "the caller went away")
+            }
+        }
+    }
+}
+
+/// Waits for the head of the answer, while the rest of the request's body goes up and the caller is watched.
+///
+/// # Errors
+/// [`Fault`].
+pub(super) async fn await_head(
+    caller: &mut Conn,
+    upstream: &mut Conn,
+    request: &mut BodyPump,
+    asked: Asked,
+    limits: &Limits,
+) -> Result<ResponseHead, Fault> {
+    let mut decoder = ResponseDecoder::new();
+    let mut deadline = Deadline::default();
+    let mut sending = !request.is_done();
+    if sending {
+        deadline.set(STALL);
+    }
+    let mut gone_at_end = caller.eof;
+    poll_fn(|cx| {
+        if sending {
+            let before = request.moved;
+            match request.poll(cx, caller, upstream) {
+                Poll::Ready(Ok(())) => {
+                    sending = false;
+                    deadline.clear();
+                }
+                // The upstream takes no more: its answer may be here already.
+                Poll::Ready(Err(BodyError::Write)) => {
+                    sending = false;
+                    deadline.clear();
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::caller(error))),
+                Poll::Pending if request.moved != before => deadline.set(STALL),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            if !upstream.read.is_empty() {
+                match decoder.decode(&mut upstream.read, asked, limits) {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) => {}
+                    Err(refused) => {
+                        let detail = format!("the upstream's answer is malformed: {}", refused.reason);
+                        return Poll::Ready(Err(Fault::upstream(ResponseFlags::UPE, 502, detail)));
+                    }
+                }
+            }
+            let failed = match upstream.poll_fill(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => "the upstream closed the connection before it answered".to_owned(),
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(error)) => format!("the upstream's connection failed: {error}"),
+            };
+            let silent = upstream.read.is_empty() && !decoder.has_begun();
+            return Poll::Ready(Err(Fault { silent, ..Fault::upstream(ResponseFlags::UC, 503, failed) }));
+        }
+        if !sending && !caller.eof && caller.read.len() < AHEAD {
+            match caller.poll_fill(cx) {
+                Poll::Ready(Err(_)) => {
+                    return Poll::Ready(Err(Fault::upstream(ResponseFlags::DC, 0, "the caller reset its connection")));
+                }
+                Poll::Ready(Ok(n)) if n > 0 => cx.waker().wake_by_ref(),
+                _ => {}
+            }
+        }
+        if caller.eof && !gone_at_end {
+            gone_at_end = true;
+            deadline.set(HALF_CLOSED);
+        }
+        deadline.poll(cx).map(|()| {
+            Err(match (sending, request.waits) {
+                (true, Waits::ForSender) => {
+                    Fault::upstream(ResponseFlags::SI, 408, "the caller stopped in the middle of its request")
+                }
+                (true, Waits::ForReceiver) => {
+                    Fault::upstream(ResponseFlags::UT, 504, "the upstream stopped reading the request")
+                }
+                (false, _) => Fault::upstream(ResponseFlags::DC, 0, "the caller closed its side and got no answer"),
+            })
+        })
+    })
+    .await
+}
+
+/// Moves the body of the answer, while what is left of the request's body goes up.
+///
+/// # Errors
+/// What went wrong; the answer is cut then.
+pub(super) async fn finish(
+    caller: &mut Conn,
+    upstream: &mut Conn,
+    request: &mut BodyPump,
+    response: &mut BodyPump,
+) -> Result<(), Fault> {
+    let mut deadline = Deadline::default();
+    let mut sending = !request.is_done();
+    poll_fn(|cx| {
+        if sending {
+            // The answer has begun: whatever happens to the rest of the request now is the upstream's to judge.
+            sending = request.poll(cx, caller, upstream).is_pending();
+        }
+        let before = response.moved;
+        match response.poll(cx, upstream, caller) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => {
+                return Poll::Ready(Err(match error {
+                    BodyError::Malformed(refused) => Fault::upstream(ResponseFlags::UPE, 0, refused.reason),
+                    BodyError::Truncated | BodyError::Read => {
+                        Fault::upstream(ResponseFlags::UC, 0, "the upstream's answer was cut short")
+                    }
+                    BodyError::Write => Fault::upstream(ResponseFlags::DC, 0, "the caller went away"),
+                }));
+            }
+            Poll::Pending => {}
+        }
+        // A quiet upstream may stream events for hours; a caller that takes nothing holds buffers and a connection.
+        if response.waits == Waits::ForReceiver {
+            if response.moved != before || deadline.is_clear() {
+                deadline.set(STALL);
+            }
+        } else {
+            deadline.clear();
+            if !sending && !caller.eof && caller.read.len() < AHEAD {
+                match caller.poll_fill(cx) {
+                    Poll::Ready(Err(_)) => {
+                        return Poll::Ready(Err(Fault::upstream(
+                            ResponseFlags::DC,
+                            0,
+                            "the caller reset its connection",
+                        )));
+                    }
+                    Poll::Ready(Ok(n)) if n > 0 => cx.waker().wake_by_ref(),
+                    _ => {}
+                }
+            }
+        }
+        deadline.poll(cx).map(|()| Err(Fault::upstream(ResponseFlags::SI, 0, "the caller stopped taking the answer")))
+    })
+    .await
+}
+
+/// Writes a head and the first bytes of its body in one call.
+///
+/// # Errors
+/// What the stream says.
+pub(super) async fn write_first(to: &mut Conn, head: &BytesMut, from: &Conn, pump: &BodyPump) -> std::io::Result<()> {
+    to.write_all(head, from.read.get(..pump.first()).unwrap_or_default()).await
+}

@@ -1,0 +1,303 @@
+//! Connections that come into the pod.
+//!
+//! Mutual TLS of the mesh is known by its ALPN names; TLS without them is the application's own and passes through, as plaintext does
+//! (the mesh is permissive). Where the port is not declared as HTTP the application is called at once, before a byte of the client has
+//! come: a server that speaks first is heard without delay, and a refused connection shows before our side of the TLS handshake is
+//! sent, so that the caller's proxy knows that nothing was delivered.
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    select,
+    time::{Instant, timeout},
+};
+use tokio_rustls::StartHandshake;
+use weir_mesh::Identity;
+
+use super::{
+    Worker,
+    exchange::{self, Side},
+    opaque,
+    refuse::{refuse, reset},
+};
+use crate::{
+    capture::OrigDst,
+    config::{self, Port, Protocol},
+    detect::{Hello, HelloState, Spoken, client_hello, spoken},
+    net::{Conn, Io},
+    telemetry::{Direction, Peer, SecurityPolicy, Service},
+    tls::{self, Alpn, PortKind, alpn},
+    upstream::Unreachable,
+};
+
+/// How long a client may take for its first byte, its ClientHello and the handshake, each.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const IN: Direction = Direction::Inbound;
+
+/// Who calls: what was proved, and what is known of the address.
+pub(super) struct Caller {
+    /// Identity proved by mutual TLS.
+    pub identity: Option<Identity>,
+    cell: Option<Arc<config::Peer>>,
+    peer: OnceLock<Arc<Peer>>,
+}
+
+impl Caller {
+    fn new(worker: &Worker, address: SocketAddr, identity: Option<Identity>) -> Self {
+        let inside = worker.shared.settings.is_inside(address.ip());
+        let cell = inside.then(|| worker.shared.store.peer(address.ip())).flatten();
+        Self { identity, cell, peer: OnceLock::new() }
+    }
+
+    /// Labels of the caller. What the control plane says of the address counts only if it agrees with the identity. Chosen once for a
+    /// connection, at its first use, so that all its series have the same.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        self.peer.get_or_init(|| {
+            let known = self.cell.as_ref().and_then(|cell| cell.workload());
+            match (&self.identity, known) {
+                (None, Some(workload)) => workload.peer.clone(),
+                (Some(identity), Some(workload)) if workload.identity.as_ref() == Some(identity) => {
+                    workload.peer.clone()
+                }
+                (Some(identity), _) => Peer::from_identity(identity),
+                (None, None) => Peer::unknown(),
+            }
+        })
+    }
+
+    /// How the connection is protected.
+    pub(super) fn security(&self) -> SecurityPolicy {
+        if self.identity.is_some() { SecurityPolicy::MutualTls } else { SecurityPolicy::None }
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, OrigDst(app): OrigDst) {
+    let declared = worker.shared.store.inbound().and_then(|inbound| inbound.ports.get(&app.port()).cloned());
+    let port = declared
+        .unwrap_or_else(|| Arc::new(Port { protocol: Protocol::Detect, service: Service::inbound_passthrough() }));
+    let forced = worker.shared.settings.opaque_ports.contains(&app.port());
+    let protocol = if forced { Protocol::Opaque } else { port.protocol };
+    let mut connection =
+        Connection { worker, conn: Conn::new(Io::Plain(stream)), peer, app, port, protocol, called: None };
+    if protocol != Protocol::Http && !connection.call_app_first().await {
+        return;
+    }
+    connection.by_first_bytes().await;
+}
+
+struct Connection {
+    worker: Rc<Worker>,
+    conn: Conn,
+    peer: SocketAddr,
+    app: SocketAddr,
+    port: Arc<Port>,
+    protocol: Protocol,
+    /// The application, where it was called before the client had spoken.
+    called: Option<TcpStream>,
+}
+
+impl Connection {
+    /// Calls the application while the client's first bytes are awaited. False if the connection is over, or served to its end because
+    /// the application spoke first.
+    async fn call_app_first(&mut self) -> bool {
+        let worker = self.worker.clone();
+        let calling = worker.connector.connect_app(self.app);
+        tokio::pin!(calling);
+        let mut spoke = false;
+        let called = loop {
+            select! {
+                biased;
+                called = &mut calling => break called,
+                filled = self.conn.fill(), if !spoke => match filled {
+                    Ok(0) | Err(_) if self.conn.read.is_empty() => return false,
+                    _ => spoke = true,
+                },
+            }
+        };
+        let called = match called {
+            Ok(called) => called,
+            Err(error) => {
+                self.app_refused(&error);
+                return false;
+            }
+        };
+        if !spoke {
+            select! {
+                biased;
+                filled = self.conn.fill() => if filled.is_err() || self.conn.read.is_empty() && self.conn.eof {
+                    return false;
+                },
+                ready = called.readable() => {
+                    let _ = ready; // an error or an end shows when it is read
+                    self.called = Some(called);
+                    self.worker.detected(IN, "opaque", "server_first");
+                    self.opaque(None).await;
+                    return false;
+                }
+            }
+        }
+        self.called = Some(called);
+        true
+    }
+
+    fn app_refused(&self, error: &Unreachable) {
+        let detail = format!("the application does not accept connections: {error}");
+        refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "app_refused", &detail);
+    }
+
+    /// Decides by what the client sends first.
+    async fn by_first_bytes(mut self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match spoken(&self.conn.read) {
+                Spoken::Tls => return self.tls(end).await,
+                Spoken::Unclear if !self.conn.eof => {}
+                Spoken::Http1 if self.protocol != Protocol::Opaque => {
+                    self.worker.detected(
+                        IN,
+                        "http",
+                        if self.protocol == Protocol::Http { "declared" } else { "first_bytes" },
+                    );
+                    return self.http(None).await;
+                }
+                other => {
+                    if self.protocol == Protocol::Http && other != Spoken::Http2 {
+                        // Declared as HTTP, but something else: the codec answers with a reason.
+                        self.worker.detected(IN, "http", "declared");
+                        return self.http(None).await;
+                    }
+                    self.worker.detected(IN, if other == Spoken::Http2 { "http2" } else { "opaque" }, "first_bytes");
+                    return self.opaque(None).await;
+                }
+            }
+            // A silent client of a text protocol may be slow; only where the application has not been called does it have to hurry.
+            let filled = if self.called.is_some() && !self.conn.read.is_empty() {
+                match timeout(Duration::from_millis(100), self.conn.fill()).await {
+                    Ok(filled) => filled,
+                    Err(_) => {
+                        self.worker.detected(IN, "opaque", "silence");
+                        return self.opaque(None).await;
+                    }
+                }
+            } else {
+                match tokio::time::timeout_at(end, self.conn.fill()).await {
+                    Ok(filled) => filled,
+                    Err(_) => return self.worker.refused(IN, "client_silent"),
+                }
+            };
+            match filled {
+                Ok(0) if self.conn.read.is_empty() => return,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// A TLS handshake: the mesh's, or the application's.
+    async fn tls(mut self, end: Instant) {
+        loop {
+            match client_hello(&self.conn.read) {
+                HelloState::Complete(hello, accepted) if is_mesh(&hello) => return self.mesh(&hello, *accepted).await,
+                HelloState::Complete(..) | HelloState::Invalid => {
+                    self.worker.detected(IN, "tls", "first_bytes");
+                    return self.opaque(None).await;
+                }
+                HelloState::Incomplete => {}
+            }
+            match tokio::time::timeout_at(end, self.conn.fill()).await {
+                Ok(Ok(0)) if self.conn.eof => {
+                    self.worker.detected(IN, "tls", "first_bytes");
+                    return self.opaque(None).await;
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return,
+                Err(_) => return self.worker.refused(IN, "client_hello_slow"),
+            }
+        }
+    }
+
+    /// Another proxy of the mesh.
+    async fn mesh(mut self, hello: &Hello, accepted: rustls::server::Accepted) {
+        let kind = if self.protocol != Protocol::Opaque && hello.alpn.iter().any(|name| name == alpn::HTTP1) {
+            PortKind::Http
+        } else {
+            PortKind::Opaque
+        };
+        if kind == PortKind::Opaque && self.called.is_none() {
+            match self.worker.connector.connect_app(self.app).await {
+                Ok(called) => self.called = Some(called),
+                Err(error) => return self.app_refused(&error),
+            }
+        }
+        let Some(config) = self.worker.shared.tls.server_config(kind) else {
+            let detail = "this proxy has no certificate yet";
+            return refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "no_certificate", detail);
+        };
+        let Io::Plain(stream) = self.conn.io else { return };
+        let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
+        let stream = match timeout(PATIENCE, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.worker.shared.registry.proxy.tls_handshakes.inc([IN.as_str(), "failed"]);
+                self.worker.refused(IN, "handshake_failed");
+                tracing::warn!(direction = "inbound", peer = %self.peer, destination = %self.app, %error, "mutual TLS failed");
+                return;
+            }
+            Err(_) => return self.worker.refused(IN, "handshake_slow"),
+        };
+        self.worker.shared.registry.proxy.tls_handshakes.inc([IN.as_str(), "ok"]);
+        let session = stream.get_ref().1;
+        let identity = tls::peer_identity(session);
+        let opaque = tls::negotiated(session) != Some(Alpn::Http1);
+        self.conn = Conn::new(Io::Server(Box::new(stream)));
+        let Some(identity) = identity else {
+            reset(self.conn.io.tcp());
+            return self.worker.refused(IN, "no_identity");
+        };
+        if opaque {
+            self.worker.detected(IN, "opaque", "alpn");
+            self.opaque(Some(identity)).await;
+        } else {
+            self.worker.detected(IN, "http", "alpn");
+            self.http(Some(identity)).await;
+        }
+    }
+
+    async fn http(self, identity: Option<Identity>) {
+        let caller = Caller::new(&self.worker, self.peer, identity);
+        if let Some(called) = self.called {
+            self.worker.pool.give_app(self.app, Conn::new(Io::Plain(called)), Instant::now());
+        }
+        let side = Side::Inbound { port: self.port, app: self.app, caller };
+        exchange::serve(&self.worker, self.conn, self.peer, side).await;
+    }
+
+    /// Serves an opaque stream to its end. Leaves `self` without its connections.
+    async fn opaque(&mut self, identity: Option<Identity>) {
+        let called = match self.called.take() {
+            Some(called) => called,
+            None => match self.worker.connector.connect_app(self.app).await {
+                Ok(called) => called,
+                Err(error) => return self.app_refused(&error),
+            },
+        };
+        let caller = Caller::new(&self.worker, self.peer, identity);
+        let peer = caller.peer().clone();
+        let security = caller.security();
+        let end = opaque::to_app(&self.worker, &mut self.conn, called, &peer, &self.port.service, security).await;
+        tracing::debug!(direction = "inbound", peer = %self.peer, app = %self.app, ?end, "opaque stream ended");
+    }
+}
+
+/// True for a handshake of a sidecar of the mesh: it offers one of Istio's names.
+fn is_mesh(hello: &Hello) -> bool {
+    hello.alpn.iter().any(|name| [alpn::HTTP1, alpn::HTTP2, alpn::OPAQUE].contains(&name.as_slice()))
+}

@@ -1,0 +1,147 @@
+//! A worker: one thread, its own sockets, pool and timers; nothing on the way of a request is shared but atomics.
+
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpStream,
+    task::LocalSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use weir_mesh::ports;
+
+use super::{inbound, outbound};
+use crate::{
+    capture::{Listeners, accept_loop, original_dst},
+    config::Store,
+    drain::Drain,
+    http::Limits,
+    net::tune,
+    settings::Settings,
+    telemetry::{AccessLog, AccessLogHandle, Direction, Registry, SeriesCache},
+    tls::MeshTls,
+    upstream::{Connector, Pool},
+};
+
+/// How often idle upstream connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// What the proxy was told at start.
+    pub settings: Arc<Settings>,
+    /// Tables.
+    pub store: Arc<Store>,
+    /// Certificate and roots.
+    pub tls: MeshTls,
+    /// Series.
+    pub registry: Arc<Registry>,
+    /// Where access log lines go.
+    pub access_log: Arc<AccessLog>,
+    /// The end.
+    pub drain: Drain,
+}
+
+/// One worker, seen from its connections' tasks.
+pub struct Worker {
+    /// Number, from 0.
+    pub id: usize,
+    /// What all workers share.
+    pub shared: Shared,
+    /// Idle upstream connections.
+    pub pool: Pool,
+    /// Makes upstream connections.
+    pub connector: Connector,
+    /// Limits of the HTTP codec.
+    pub limits: Limits,
+    /// This worker's way to the series.
+    pub series: RefCell<SeriesCache>,
+    /// This worker's lines.
+    pub access_log: RefCell<AccessLogHandle>,
+}
+
+/// Runs a worker on the current thread until the drain ends. `ready` is called when its sockets are open.
+///
+/// # Errors
+/// Sockets that can not be opened.
+pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let listeners = Listeners::bind()?;
+        let worker = Rc::new(Worker {
+            id,
+            pool: Pool::default(),
+            connector: Connector { tls: shared.tls.clone() },
+            limits: Limits::default(),
+            series: RefCell::new(SeriesCache::new(shared.registry.clone())),
+            access_log: RefCell::new(shared.access_log.handle()),
+            shared,
+        });
+        for (direction, listener) in listeners.0 {
+            let worker = worker.clone();
+            let stop = stopped(worker.shared.drain.clone());
+            tokio::task::spawn_local(async move {
+                accept_loop(direction, listener, stop, |stream, peer| accepted(&worker, direction, stream, peer)).await;
+            });
+        }
+        ready();
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stop = stopped(worker.shared.drain.clone());
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+                () = &mut stop => return Ok(()),
+            }
+        }
+    })
+}
+
+async fn stopped(drain: Drain) {
+    drain.stopped().await;
+}
+
+fn accepted(worker: &Rc<Worker>, direction: Direction, stream: TcpStream, peer: SocketAddr) {
+    let destination = match original_dst(&stream) {
+        Ok(destination) => destination,
+        Err(error) => {
+            // The caller's address is enough to find who does this; a scan must not fill the log.
+            tracing::debug!(direction = direction.as_str(), %peer, %error, "refused");
+            worker.refused(direction, "not_redirected");
+            return;
+        }
+    };
+    if tune(&stream).is_err() {
+        return; // gone already
+    }
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        match (direction, destination.0.port()) {
+            (Direction::Outbound, ports::CHECK_OUTBOUND) | (Direction::Inbound, ports::CHECK_INBOUND) => {
+                answer_check(stream, direction).await;
+            }
+            (Direction::Outbound, _) => outbound::serve(worker, stream, peer, destination).await,
+            (Direction::Inbound, _) => inbound::serve(worker, stream, peer, destination).await,
+        }
+    });
+}
+
+/// Answers the proxy's own check of the redirect.
+async fn answer_check(mut stream: TcpStream, direction: Direction) {
+    use tokio::io::AsyncWriteExt;
+    let _ = stream.write_all(format!("weir redirect {}\n", direction.as_str()).as_bytes()).await;
+}
+
+impl Worker {
+    /// Counts a refused connection.
+    pub fn refused(&self, direction: Direction, reason: &'static str) {
+        self.shared.registry.proxy.refused.inc([direction.as_str(), reason]);
+    }
+
+    /// Counts what a connection was taken for, and why.
+    pub fn detected(&self, direction: Direction, protocol: &'static str, reason: &'static str) {
+        self.shared.registry.proxy.detection.inc([direction.as_str(), protocol, reason]);
+    }
+}
