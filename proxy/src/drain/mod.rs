@@ -96,7 +96,7 @@ impl Drain {
                 "drain deadline reached; these requests and streams are cut"
             );
         }
-        let _ = self.0.stopped.send(true);
+        self.0.stopped.send_replace(true);
     }
 }
 
