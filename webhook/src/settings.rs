@@ -5,6 +5,9 @@ use std::{fmt, str::FromStr};
 use ipnet::IpNet;
 use weir_mesh::{TrustDomain, bootstrap, names};
 
+/// Largest root certificates, in bytes: they go into every pod, whose annotations may hold 256 KiB together.
+const MAX_ROOTS: usize = 32 * 1024;
+
 /// Who programs the redirect in a pod's network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redirect {
@@ -51,6 +54,9 @@ pub enum SettingsError {
     /// Not `HOST:PORT`.
     #[error("{0:?} is not HOST:PORT of the control plane, such as weir-control.weir-system.svc:15012")]
     Control(String),
+    /// Not certificates alone.
+    #[error("--roots must hold certificates in PEM form and nothing else, at most {MAX_ROOTS} bytes")]
+    Roots,
     /// An image name that no container runtime would take.
     #[error("{0:?} is not an image name")]
     Image(String),
@@ -118,6 +124,9 @@ impl Settings {
                 return Err(SettingsError::Image(image.clone()));
             }
         }
+        if self.roots.as_deref().is_some_and(|roots| !is_certificates(roots)) {
+            return Err(SettingsError::Roots);
+        }
         let good = self.control.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty()
                 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
@@ -125,6 +134,15 @@ impl Settings {
         });
         if good { Ok(()) } else { Err(SettingsError::Control(self.control.clone())) }
     }
+}
+
+/// True for certificates in PEM form. They are readable by everyone who can read pods, so nothing else may be among them.
+fn is_certificates(text: &str) -> bool {
+    let mut begins = text.lines().filter(|line| line.starts_with("-----BEGIN")).peekable();
+    text.len() <= MAX_ROOTS
+        && text.is_ascii()
+        && begins.peek().is_some()
+        && begins.all(|line| line.trim_end() == "-----BEGIN CERTIFICATE-----")
 }
 
 #[cfg(test)]
@@ -141,5 +159,12 @@ mod tests {
         }
         assert!(Settings { proxy_image: "a b".into(), ..Settings::default() }.check().is_err());
         assert!("CNI".parse::<Redirect>().is_err());
+        let roots = |text: &str| Settings { roots: Some(text.into()), ..Settings::default() }.check();
+        let good = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        assert_eq!(roots(good), Ok(()));
+        let with_key = format!("{good}-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n");
+        for bad in ["", "text", &with_key, &good.repeat(1000)] {
+            assert_eq!(roots(bad), Err(SettingsError::Roots));
+        }
     }
 }

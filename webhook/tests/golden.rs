@@ -43,7 +43,10 @@ fn cases() -> Vec<Case> {
             for line in text.lines().map_while(|line| line.strip_prefix("# ")) {
                 match line.split_once(": ").unwrap() {
                     ("redirect", "init") => case.settings.redirect = Redirect::Init,
-                    ("roots", "given") => case.settings.roots = Some("-----BEGIN CERTIFICATE-----\nAA==\n".into()),
+                    ("roots", "given") => {
+                        case.settings.roots =
+                            Some("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".into())
+                    }
                     ("namespace", namespace) => case.namespace = namespace.to_owned(),
                     other => panic!("{}: unknown setting {other:?}", path.display()),
                 }

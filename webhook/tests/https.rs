@@ -5,14 +5,16 @@
 mod common;
 
 use std::{
-    process::{Command, Stdio},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{
     assert_allowed,
-    server::{Folder, PATIENCE, Running, answer, connect, pair, post, write},
+    server::{Folder, PATIENCE, Running, answer, connect, connect_with, pair, post, write},
 };
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -352,6 +354,121 @@ async fn a_request_that_is_under_way_ends_well_at_shutdown() {
     tokio::time::timeout(PATIENCE, stopped).await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_as_api_servers_speak_it() {
+    use http_body_util::{BodyExt, Full};
+    use hyper::{Request, body::Bytes, client::conn::http2};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let webhook = Running::start().await;
+    let stream = connect_with(webhook.address, &webhook.pair.der, &[b"h2"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let body = Bytes::from(review(&pod()).to_string());
+    let calls = (0..50).map(|_| {
+        let mut sender = sender.clone();
+        let request = Request::post("https://weir-webhook.weir-system.svc/inject?timeout=5s")
+            .header("content-type", "application/json")
+            .body(Full::new(body.clone()))
+            .unwrap();
+        tokio::spawn(async move {
+            let answer = sender.send_request(request).await.unwrap();
+            (answer.status(), answer.into_body().collect().await.unwrap().to_bytes())
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (status, body) = call.await.unwrap();
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((status.as_u16(), &answer["response"]["allowed"]), (200, &json!(true)));
+    }
+    drop(sender);
+    driver.abort();
+}
+
+/// More silent connections than the server has places for: they are dropped at the end of their time, and then others are served.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_beyond_the_bound_do_not_shut_others_out() {
+    let webhook = Running::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(tokio::net::TcpStream::connect(webhook.address).await.unwrap());
+    }
+    let body = review(&pod()).to_string();
+    let served = tokio::time::timeout(PATIENCE, webhook.inject(body.as_bytes()));
+    assert_eq!(served.await.unwrap().0, 200);
+}
+
+/// Starts the binary with flags that are good, and this many file descriptors.
+fn spawn(folder: &Folder, descriptors: u32) -> (Child, SocketAddr) {
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_weir-webhook"))
+        .args(["--listen", "127.0.0.1:0", "--proxy-image", "p", "--init-image", "i", "--redirect", "cni"])
+        .args(["--control", "weir-control.weir-system.svc:15012", "--trust-domain", "cluster.local"])
+        .args(["--mesh-cidrs", "198.18.0.0/15,fd00::/8", "--log", "info"])
+        .arg("--tls-cert")
+        .arg(folder.0.join("tls.crt"))
+        .arg("--tls-key")
+        .arg(folder.0.join("tls.key"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    let first: Value = serde_json::from_str(&line).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink())); // ends with the process
+    (child, first["address"].as_str().unwrap().parse().unwrap())
+}
+
+/// Asks the process to end and returns its exit code.
+async fn terminate(child: &mut Child) -> Option<i32> {
+    let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if start.elapsed() > PATIENCE {
+            let _ = child.kill();
+            panic!("SIGTERM does not end it");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A process that is killed when the test ends, however it ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_out_of_file_descriptors_is_recovered_from() {
+    let folder = Folder::new();
+    let pair = pair();
+    write(&folder.0, &pair);
+    let (child, address) = spawn(&folder, 40);
+    let mut child = Killed(child);
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await; // time to run out, and for some failed accepts
+    let open = std::fs::read_dir(format!("/proc/{}/fd", child.0.id())).unwrap().count();
+    assert!(open >= 40, "only {open} descriptors are open: the test must exhaust them");
+    drop(silent);
+    let mut stream = connect(address, &pair.der).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    assert_eq!(answer(&mut stream).await, (200, "ok\n".into()));
+    assert_eq!(terminate(&mut child.0).await, Some(0));
+}
+
 /// Resident memory of a process, in KiB.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -365,23 +482,8 @@ async fn the_binary_stays_small_under_garbage_and_ends_on_sigterm() {
     let folder = Folder::new();
     let pair = pair();
     write(&folder.0, &pair);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weir-webhook"))
-        .args(["--listen", "127.0.0.1:0", "--proxy-image", "p", "--init-image", "i", "--redirect", "cni"])
-        .args(["--control", "weir-control.weir-system.svc:15012", "--trust-domain", "cluster.local"])
-        .args(["--mesh-cidrs", "198.18.0.0/15,fd00::/8", "--log", "info"])
-        .arg("--tls-cert")
-        .arg(folder.0.join("tls.crt"))
-        .arg("--tls-key")
-        .arg(folder.0.join("tls.key"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut log, &mut line).unwrap();
-    let first: Value = serde_json::from_str(&line).unwrap();
-    let address = first["address"].as_str().unwrap().parse().unwrap();
-    let drain = std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    let (child, address) = spawn(&folder, 1024);
+    let mut child = Killed(child);
 
     let garbage: Vec<Vec<u8>> = (0u32..8)
         .map(|kind| match kind {
@@ -403,28 +505,14 @@ async fn the_binary_stays_small_under_garbage_and_ends_on_sigterm() {
         }
     };
     attack(200).await;
-    let warm = resident_kib(child.id());
+    let warm = resident_kib(child.0.id());
     attack(1_000).await;
-    let after = resident_kib(child.id());
+    let after = resident_kib(child.0.id());
     println!("resident after 200 garbage requests {warm} KiB, after 1200 {after} KiB");
     assert!(after < warm + 8 * 1024, "grew from {warm} to {after} KiB");
     assert!(after < 96 * 1024, "{after} KiB");
 
-    let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-    let start = Instant::now();
-    let code = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status.code();
-        }
-        if start.elapsed() > PATIENCE {
-            let _ = child.kill();
-            panic!("SIGTERM does not end it");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-    assert_eq!(code, Some(0));
-    drain.join().unwrap().unwrap();
+    assert_eq!(terminate(&mut child.0).await, Some(0));
 }
 
 #[test]

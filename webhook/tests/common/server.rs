@@ -121,14 +121,24 @@ pub(crate) async fn connect(
     address: SocketAddr,
     trusted: &CertificateDer<'static>,
 ) -> io::Result<TlsStream<TcpStream>> {
+    connect_with(address, trusted, &[]).await
+}
+
+/// The same, offering these application protocols.
+pub(crate) async fn connect_with(
+    address: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    protocols: &[&[u8]],
+) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from("weir-webhook.weir-system.svc").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?).await
 }
