@@ -209,7 +209,8 @@ async fn serve(which: Which, stream: TcpStream, peer: IpAddr, admin: Arc<Admin>,
         async move { respond(which, &admin, request, peer).await }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD);
+    // A caller may close its half when it has asked (as `nc` does) and still gets its answer.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD).half_close(true);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {

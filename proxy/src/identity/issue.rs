@@ -63,7 +63,7 @@ pub(super) struct Issued {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
     /// Roots that came with the chain: a new root arrives here before its ConfigMap does.
-    roots: Vec<CertificateDer<'static>>,
+    pub(super) roots: Vec<CertificateDer<'static>>,
     pub(super) expiry: SystemTime,
     pub(super) renew_at: SystemTime,
 }

@@ -17,10 +17,9 @@ pub use signer::{GrpcSigner, SignError, SignRequest, Signer};
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::Instant;
 use weir_mesh::Identity;
 
 use self::{
@@ -54,21 +53,12 @@ pub struct Config {
     pub validity: Duration,
     /// Seed of the jitter; `None` for a random one.
     pub seed: Option<u64>,
-    /// The wall clock. It may jump, both ways.
-    pub clock: fn() -> SystemTime,
 }
 
 impl Config {
     /// With the usual validity.
     pub fn new(identity: Identity, token_file: PathBuf, root_file: PathBuf) -> Self {
-        Self {
-            identity,
-            token_file,
-            root_file,
-            validity: Duration::from_secs(24 * 3600),
-            seed: None,
-            clock: SystemTime::now,
-        }
+        Self { identity, token_file, root_file, validity: Duration::from_secs(24 * 3600), seed: None }
     }
 }
 
@@ -136,10 +126,17 @@ pub async fn run<S: Signer>(
         last_error: None,
     };
     loop {
-        keeper.step().await;
+        keeper.step(Now { monotonic: Instant::now(), wall: SystemTime::now() }).await;
         let next = keeper.next.min(Instant::now() + POLL);
-        tokio::time::sleep_until(next).await;
+        tokio::time::sleep_until(next.into()).await;
     }
+}
+
+/// Both clocks. Waits are counted on the monotonic one; certificates are valid by the other, which may jump.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    monotonic: Instant,
+    wall: SystemTime,
 }
 
 struct Keeper<S> {
@@ -158,22 +155,22 @@ struct Keeper<S> {
 }
 
 impl<S: Signer> Keeper<S> {
-    async fn step(&mut self) {
-        self.follow_roots();
-        let due_by_wall = self.issued.as_ref().is_some_and(|issued| (self.config.clock)() >= issued.renew_at);
+    async fn step(&mut self, now: Now) {
+        self.follow_roots(now);
+        let due_by_wall = self.issued.as_ref().is_some_and(|issued| now.wall >= issued.renew_at);
         // A wall clock that jumped makes a renewal due at once, but never cuts a back-off short.
-        if Instant::now() >= self.next || (due_by_wall && self.backoff.is_fresh()) {
-            match tokio::time::timeout(CALL_LIMIT, self.renew()).await {
+        if now.monotonic >= self.next || (due_by_wall && self.backoff.is_fresh()) {
+            match tokio::time::timeout(CALL_LIMIT, self.renew(now)).await {
                 Ok(Ok(())) => self.renewed(),
-                Ok(Err(error)) => self.failed(error.reason(), &error.to_string()),
-                Err(_) => self.failed("timeout", "the control plane did not answer in time"),
+                Ok(Err(error)) => self.failed(now, error.reason(), &error.to_string()),
+                Err(_) => self.failed(now, "timeout", "the control plane did not answer in time"),
             }
         }
-        self.publish();
+        self.publish(now);
     }
 
     /// New roots take effect without a new certificate, unless ours does not stand on them: then one is asked for at once.
-    fn follow_roots(&mut self) {
+    fn follow_roots(&mut self, now: Now) {
         match self.roots.follow(&self.config.root_file) {
             Ok(false) => {}
             Ok(true) => {
@@ -182,7 +179,7 @@ impl<S: Signer> Keeper<S> {
                     Ok(facts) => tracing::info!(generation = facts.generation, "new root certificates are in use"),
                     Err(error) => {
                         tracing::warn!(%error, "the certificate does not fit the new roots: asking for another");
-                        self.next = Instant::now();
+                        self.next = now.monotonic;
                     }
                 }
             }
@@ -194,7 +191,7 @@ impl<S: Signer> Keeper<S> {
         }
     }
 
-    async fn renew(&mut self) -> Result<(), IdentityError> {
+    async fn renew(&mut self, now: Now) -> Result<(), IdentityError> {
         self.roots.required()?;
         let token = files::token(&self.config.token_file)?;
         let request = Request::new()?;
@@ -213,13 +210,12 @@ impl<S: Signer> Keeper<S> {
             return Err(IdentityError::Foreign { asked: self.config.identity.clone(), got });
         }
         let facts = self.tls.install(issued.chain.clone(), issued.key.clone_key(), issued.anchors(&self.roots))?;
-        let now = (self.config.clock)();
         let expiry = at(facts.svid.not_after);
-        let left = expiry.duration_since(now).unwrap_or_default();
+        let left = expiry.duration_since(now.wall).unwrap_or_default();
         let wait = self.jitter.around_half(left).max(SHORTEST_TERM);
         issued.expiry = expiry;
-        issued.renew_at = now + wait;
-        self.next = Instant::now() + wait;
+        issued.renew_at = now.wall + wait;
+        self.next = now.monotonic + wait;
         self.issued = Some(issued);
         Ok(())
     }
@@ -239,16 +235,16 @@ impl<S: Signer> Keeper<S> {
         }
     }
 
-    fn failed(&mut self, reason: &'static str, error: &str) {
+    fn failed(&mut self, now: Now, reason: &'static str, error: &str) {
         self.registry.proxy.certificate_renew_failures.inc([reason]);
         let mut wait = self.jitter.add(self.backoff.next());
         if let Some(issued) = &self.issued {
-            let left = issued.expiry.duration_since((self.config.clock)()).unwrap_or_default();
+            let left = issued.expiry.duration_since(now.wall).unwrap_or_default();
             if !left.is_zero() {
                 wait = wait.min(left);
             }
         }
-        self.next = Instant::now() + wait;
+        self.next = now.monotonic + wait;
         tracing::warn!(
             reason,
             error,
@@ -258,7 +254,7 @@ impl<S: Signer> Keeper<S> {
         self.last_error = Some(error.to_owned());
     }
 
-    fn publish(&self) {
+    fn publish(&self, now: Now) {
         let metrics = &self.registry.proxy;
         if let Some(facts) = self.tls.facts() {
             metrics.certificate_expiry.set(facts.svid.not_after);
@@ -268,7 +264,7 @@ impl<S: Signer> Keeper<S> {
         let because = self.last_error.as_deref().unwrap_or("it was not asked for yet");
         let state = match &self.issued {
             None => Err(format!("there is none, because {because}")),
-            Some(issued) if issued.expiry <= (self.config.clock)() => Err(format!("it has expired, because {because}")),
+            Some(issued) if issued.expiry <= now.wall => Err(format!("it has expired, because {because}")),
             Some(_) => Ok(()),
         };
         self.readiness.set(readiness::CERTIFICATE, state);
