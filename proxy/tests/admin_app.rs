@@ -297,7 +297,8 @@ async fn metrics_of_the_application_follow_the_proxys() {
 
 #[tokio::test]
 async fn an_application_that_fails_never_fails_the_scrape() {
-    let cases: [(&str, fn() -> Vec<u8>); 5] = [
+    type Case = (&'static str, fn() -> Vec<u8>);
+    let cases: [Case; 5] = [
         ("status", || b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n".to_vec()),
         ("protocol", || b"not HTTP\r\n\r\n".to_vec()),
         ("content_type", || b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1\r\n\r\nx".to_vec()),

@@ -151,6 +151,10 @@ impl World {
         wait
     }
 
+    fn plan(&self, change: impl FnOnce(&mut Plan)) {
+        change(&mut self.plan.lock().unwrap());
+    }
+
     fn calls(&self) -> usize {
         self.plan.lock().unwrap().calls.len()
     }
@@ -219,10 +223,11 @@ async fn keeps_what_is_valid_while_renewals_fail() {
         "certificate: it has expired, because the control plane can not be reached: it is down\n"
     );
 
-    let mut plan = world.plan.lock().unwrap();
-    plan.fail = false;
-    plan.valid_until = world.now.wall + DAY;
-    drop(plan);
+    let until = world.now.wall + DAY;
+    world.plan(|plan| {
+        plan.fail = false;
+        plan.valid_until = until;
+    });
     world.until_next().await;
     assert_eq!(world.reasons(), "");
     assert_eq!(world.generation(), 2);
@@ -272,11 +277,11 @@ async fn refuses_a_certificate_for_somebody_else() {
     world.until_next().await;
     assert!(world.keeper.tls.identity().is_none());
 
-    let mut plan = world.plan.lock().unwrap();
-    plan.identity = ME.into();
-    plan.authority = Authority::new("impostor");
-    plan.append_root = false;
-    drop(plan);
+    world.plan(|plan| {
+        plan.identity = ME.into();
+        plan.authority = Authority::new("impostor");
+        plan.append_root = false;
+    });
     world.until_next().await;
     assert!(world.keeper.tls.identity().is_none());
     assert!(world.reasons().contains("would be refused"), "{}", world.reasons());
@@ -305,9 +310,7 @@ async fn follows_the_file_of_roots() {
 
     // The authority moves on to the second root, and the file drops the first: another certificate at once.
     let second_pem = second.pem.clone();
-    let mut plan = world.plan.lock().unwrap();
-    plan.authority = second;
-    drop(plan);
+    world.plan(|plan| plan.authority = second);
     world.keeper.issued.as_mut().unwrap().roots.clear();
     world.folder.write("root-cert.pem", &second_pem);
     world.pass(POLL);

@@ -130,12 +130,6 @@ macro_rules! own_metrics {
             pub(super) fn encode(&self, text: &mut String) {
                 $(own_metrics!(@encode $kind, text, self.$field, $name, $help);)*
             }
-
-            /// Names and meanings, for the documentation test.
-            #[cfg(test)]
-            pub(super) fn names() -> Vec<&'static str> {
-                vec![$($name,)*]
-            }
         }
     };
     (@new CounterVec [$($label:literal),*]) => { CounterVec::new([$($label),*]) };

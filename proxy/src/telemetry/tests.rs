@@ -401,3 +401,25 @@ fn lines_of_many_workers_never_mix() {
         assert_eq!(lines.iter().filter(|line| line["bytes_sent"] == n).count(), 500);
     }
 }
+
+#[test]
+fn every_metric_is_documented() {
+    let documented = include_str!("../../../docs/observability.md");
+    let registry = Registry::new(own(), "0.1.0");
+    let service = Service::new("s", "s", "s");
+    let peer = caller();
+    registry.http(&request(&peer, &service));
+    registry.route(&RouteLabels { direction: Direction::Outbound, service: &service, route: "default" });
+    registry.tcp(&TcpLabels {
+        direction: Direction::Inbound,
+        peer: &peer,
+        service: &service,
+        flags: ResponseFlags::NONE,
+        security: SecurityPolicy::None,
+    });
+    for line in registry.encode().lines() {
+        let Some(rest) = line.strip_prefix("# TYPE ") else { continue };
+        let name = rest.split(' ').next().unwrap();
+        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/observability.md");
+    }
+}
