@@ -2,6 +2,11 @@
 //!
 //! [`RequestDecoder`] and [`ResponseDecoder`] take heads out of a read buffer, [`BodyScanner`] says how many of the following
 //! bytes belong to the body, [`write_request`] and [`write_response`] write a head with its edits.
+//!
+//! Where the RFC leaves a choice: header names with underscores pass (as by default in Envoy), but are never taken for their
+//! namesakes with hyphens; bytes above ASCII pass in header values and reasons, not in targets; a wish to upgrade to `h2c` is
+//! passed over; `Connection` cannot take away headers that say who asks. What is refused although other readers take it is
+//! listed, with reasons, in `fuzz-corpus/` and `tests/http_hyper.rs`.
 
 mod body;
 mod framing;
