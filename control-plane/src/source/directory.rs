@@ -264,7 +264,7 @@ impl Changed {
                 Some(_) => {}
                 None => {
                     if event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED) {
-                        tracing::error!(dir = %dir.display(), "the folder was removed: everything stays as it was; restart once it is back");
+                        tracing::error!(dir = %dir.display(), "the folder was removed: everything stays as it was; a new one is looked at every 30 s");
                     }
                     self.all = true;
                 }
