@@ -134,12 +134,18 @@ async fn start(settings: Settings, log: LogControl) -> Result<(), AppError> {
     };
     let bring_up = async {
         wait_for_configuration(&settings, &store, &registry, &readiness).await;
+        let (opened, mut open) = mpsc::channel(settings.workers);
         for id in 0..settings.workers {
-            let (shared, ended) = (shared.clone(), ended.clone());
+            let (shared, ended, opened) = (shared.clone(), ended.clone(), opened.clone());
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
-                let result = serve::run(id, shared, || {});
+                let result = serve::run(id, shared, || {
+                    let _ = opened.try_send(());
+                });
                 let _ = ended.send((id, result));
             })?;
+        }
+        for _ in 0..settings.workers {
+            open.recv().await;
         }
         check_redirect(&settings, &readiness).await?;
         tracing::info!(pod = settings.pod, identity = %settings.identity, workers = settings.workers,
