@@ -73,9 +73,13 @@ impl<'a> Config<'a> {
     /// # Errors
     /// Code 6 where it is no such JSON, 1 where its version is not known.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CniError> {
-        serde_json::from_slice(bytes).map_err(|error| {
-            CniError::new(Code::Decode, "the network configuration can not be decoded", error.to_string())
-        })
+        let undecodable =
+            |details: String| CniError::new(Code::Decode, "the network configuration can not be decoded", details);
+        // serde would also take a list, field by field.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(undecodable("it is no JSON object".into()));
+        }
+        serde_json::from_slice(bytes).map_err(|error| undecodable(error.to_string()))
     }
 
     /// The version, if it is one that is spoken here.
