@@ -41,9 +41,9 @@ pub(crate) fn warning(to: &mut dyn Write, message: &str) {
     line(to, &Warning { level: "warn", msg: message });
 }
 
-/// A log that can not be written must not stop a pod.
+/// One write, so that lines of plugins that run at the same time do not mix. A log that can not be written must not stop a pod.
 fn line(to: &mut dyn Write, value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
-        let _ = writeln!(to, "{text}");
+        let _ = to.write_all(format!("{text}\n").as_bytes());
     }
 }
