@@ -14,7 +14,6 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::signal::{SigSet, Signal, kill},
     unistd::{Pid, Uid, setsid},
@@ -99,6 +98,8 @@ pub struct Owner {
     pub started: u64,
     /// Folder of manifests.
     pub manifests: PathBuf,
+    /// Whether `down` removes that folder.
+    pub temporary: bool,
 }
 
 impl Owner {
@@ -136,6 +137,8 @@ pub struct Up {
     pub mesh: bool,
     /// Longest time until all pods are ready.
     pub limit: Duration,
+    /// Whether the manifests are a copy made for this sandbox, which `down` removes.
+    pub temporary: bool,
 }
 
 /// Starts a sandbox and waits until all its pods are ready. What fails or is interrupted is taken down again.
@@ -221,6 +224,9 @@ fn spawn(up: &Up) -> Result<(), LaunchError> {
     if !up.mesh {
         command.arg("--without-mesh");
     }
+    if up.temporary {
+        command.arg("--temporary");
+    }
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(log.try_clone().map_err(failed("log of the supervisor"))?).stderr(log);
     let status = command.status().map_err(failed("supervisor"))?;
@@ -239,10 +245,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     // `up` blocks the signals that it waits for, and a started program inherits that.
     SigSet::empty().thread_set_mask().map_err(|error| failed("signal mask")(error.into()))?;
     setsid().map_err(|error| failed("new session")(error.into()))?;
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC)
+    // The mount namespace is made by the second step: it mounts its own /proc, and this process still needs the machine's.
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC)
         .map_err(|error| failed("new namespaces")(error.into()))?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|error| failed("private mounts")(error.into()))?;
     let weir = std::env::current_exe().map_err(failed("own executable"))?;
     let mut command = Command::new(weir);
     command.arg0("weir-sandbox").arg(SERVE_INSIDE_COMMAND).arg("--name").arg(options.layout.name());
@@ -250,14 +255,21 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     if !options.mesh {
         command.arg("--without-mesh");
     }
-    let child = command.spawn().map_err(failed("supervisor"))?;
-    let owner = Owner {
-        pid: child.id(),
-        started: start_time(child.id()).unwrap_or_default(),
-        manifests: options.manifests.clone(),
+    if options.temporary {
+        command.arg("--temporary");
+    }
+    let mut child = command.spawn().map_err(failed("supervisor"))?;
+    let record = || -> io::Result<()> {
+        let started = start_time(child.id()).ok_or_else(|| io::Error::other("ended at once"))?;
+        let (manifests, temporary) = (options.manifests.clone(), options.temporary);
+        let owner = Owner { pid: child.id(), started, manifests, temporary };
+        write_atomic(&options.layout.owner(), &serde_json::to_vec(&owner)?)
     };
-    let text = serde_json::to_vec(&owner).map_err(|error| failed("supervisor")(error.into()))?;
-    write_atomic(&options.layout.owner(), &text).map_err(failed("supervisor"))
+    record().map_err(|error| {
+        // Nobody could find it any more.
+        let _ = child.kill();
+        failed("supervisor")(error)
+    })
 }
 
 /// Second step of the supervisor, as first process of the new process namespace.
@@ -410,7 +422,8 @@ pub fn down(layout: &Layout) -> Result<Downed, LaunchError> {
     if !layout.root().exists() {
         return Ok(Downed::Nothing);
     }
-    let owner = Owner::read(layout).filter(Owner::is_alive);
+    let recorded = Owner::read(layout);
+    let owner = recorded.clone().filter(Owner::is_alive);
     let mut result = Downed::CleanedUp;
     if let Some(owner) = owner {
         let asked = Client::new(layout).stop().is_ok();
@@ -425,6 +438,9 @@ pub fn down(layout: &Layout) -> Result<Downed, LaunchError> {
                 return Err(LaunchError::Io { what: format!("sandbox {}", layout.name()), source });
             }
         }
+    }
+    if let Some(folder) = recorded.filter(|owner| owner.temporary).map(|owner| owner.manifests) {
+        let _ = fs::remove_dir_all(folder);
     }
     layout.remove().map_err(failed(format!("folder {}", layout.root().display())))?;
     Ok(result)

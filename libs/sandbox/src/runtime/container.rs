@@ -1,13 +1,24 @@
 //! A running container, seen from the supervisor.
 
-use std::{io, os::fd::OwnedFd, path::Path, process::Stdio};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::Path,
+    process::Stdio,
+};
 
 use nix::{
     sched::CloneFlags,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle, sync::watch};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::Command,
+    runtime::Handle,
+    sync::watch,
+};
 
 use super::{
     init::{INIT_COMMAND, PROCESS_COMMAND, exit_code},
@@ -36,12 +47,17 @@ impl Container {
         let enter = Enter { new: Some(CloneFlags::CLONE_NEWPID), ..Enter::net(netns)? };
         let weir = spec.weir.clone();
         let runtime = Handle::current();
+        // Its standard input is a socket: the description goes in, and one byte comes back when the file system stands. Only
+        // then can another program be started inside.
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut talk = UnixStream::from_std(ours)?;
         let mut child = blocking(move || {
             enter.run(|| {
                 let _runtime = runtime.enter();
                 let mut command = Command::new(weir);
                 command.arg0("weir").arg(INIT_COMMAND).env_clear();
-                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+                command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
             })
         })
         .await?;
@@ -52,9 +68,9 @@ impl Container {
         if let Some(err) = child.stderr.take() {
             tokio::spawn(log.copy(err));
         }
-        if let Some(mut stdin) = child.stdin.take() {
-            // A first process that ended early says so by its exit code.
-            let _ = stdin.write_all(&description).await;
+        // A first process that ended early says why in the log, and by its exit code.
+        if talk.write_all(&description).await.is_ok() && talk.shutdown().await.is_ok() {
+            let _ = talk.read_u8().await;
         }
         let (ended, exit) = watch::channel(None);
         tokio::spawn(async move {

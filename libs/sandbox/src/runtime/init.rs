@@ -65,8 +65,10 @@ fn start() -> io::Result<(Child, SigSet)> {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(&serde_json::to_vec(&spec.process)?)?;
     }
-    // The environment and arguments of this process are readable by root in the container; they hold nothing of the spec.
     let _ = fs::write("/proc/self/comm", "init");
+    // Standard input is a socket: who started us wants to know that programs can be started in the container from now on.
+    let _ = nix::unistd::write(io::stdin(), b"1");
+    let _ = super::process::close_stdin();
     Ok((child, signals))
 }
 

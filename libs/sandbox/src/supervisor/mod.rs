@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use nix::mount::{MsFlags, mount};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -63,6 +66,8 @@ pub struct Options {
     pub bin_dir: PathBuf,
     /// Whether the mesh itself runs.
     pub mesh: bool,
+    /// Whether the manifests are a copy made for this sandbox.
+    pub temporary: bool,
 }
 
 /// Prepares this process, which is the first of its process namespace, before any thread exists.
@@ -70,6 +75,9 @@ pub struct Options {
 /// # Errors
 /// What the kernel said.
 pub fn prepare() -> Result<(), ServeError> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| failed("new mount namespace")(error.into()))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|error| failed("private mounts")(error.into()))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
         .map_err(|error| failed("mount of /proc")(error.into()))?;
