@@ -3,8 +3,10 @@
 //! One command per module. The commands without help text are steps of the sandbox: this executable starts itself in other
 //! namespaces, and is the built-in programs of its containers.
 
+mod demo;
 mod echo;
 mod failure;
+mod inject;
 mod load;
 mod sandbox;
 
@@ -28,6 +30,8 @@ enum Command {
     /// Run a whole mesh on this machine, from ordinary manifests
     #[command(subcommand)]
     Sandbox(sandbox::Command),
+    /// Show what the webhook would make of manifests
+    Inject(inject::Arguments),
     /// Show the version
     Version,
     /// Write a completion script for a shell to standard output
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Sandbox(command) => sandbox::run(command),
+        Command::Inject(arguments) => inject::run(&arguments),
         Command::Version => {
             println!("weir {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

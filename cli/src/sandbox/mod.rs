@@ -1,7 +1,7 @@
 //! `weir sandbox`: the whole mesh on one machine.
 
 mod logs;
-mod status;
+pub(crate) mod status;
 
 use std::{
     path::PathBuf,
@@ -21,7 +21,7 @@ use weir_sandbox::{
     supervisor::{Options, protocol::Exec},
 };
 
-use crate::{code, failure::Failure};
+use crate::{code, demo, failure::Failure};
 
 /// Name of the sandbox where none is given.
 const DEFAULT_NAME: &str = "default";
@@ -67,6 +67,8 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Start an example, show what the mesh does with it, take it down
+    Demo(demo::Arguments),
     /// End a sandbox; nothing of it is left
     Down {
         #[command(flatten)]
@@ -116,6 +118,8 @@ pub(crate) struct ServeArguments {
     bin_dir: PathBuf,
     #[arg(long)]
     without_mesh: bool,
+    #[arg(long)]
+    temporary: bool,
 }
 
 pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -127,6 +131,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
             Client::new(&name.layout()?).exec(exec).map(code).map_err(Failure::failed)
         }
         Command::Logs { name, pod, container, follow } => logs::run(&name.layout()?, &pod, container, follow),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Down { name } => down(&name.layout()?),
     }
 }
@@ -140,6 +145,7 @@ fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
         bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
         mesh: !arguments.without_mesh,
         limit: Duration::from_secs(arguments.timeout),
+        temporary: false,
     };
     let mut progress = |line: &str| println!("{:6.1} s  {line}", begun.elapsed().as_secs_f64());
     launch::up(&up, &interrupted, &mut progress).map_err(fail)?;
@@ -211,6 +217,7 @@ fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
         manifests: arguments.manifests.clone(),
         bin_dir: arguments.bin_dir.clone(),
         mesh: !arguments.without_mesh,
+        temporary: arguments.temporary,
     })
 }
 

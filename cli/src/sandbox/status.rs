@@ -85,14 +85,23 @@ fn row(cells: &[&str]) -> Vec<String> {
 }
 
 /// Prints rows with columns as wide as their widest cell.
-pub(crate) fn table(rows: &[Vec<String>]) {
+fn table(rows: &[Vec<String>]) {
+    for line in lines(rows) {
+        println!("{line}");
+    }
+}
+
+/// Rows as lines with columns as wide as their widest cell.
+pub(crate) fn lines(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
         .collect();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+    rows.iter()
+        .map(|row| {
+            let cells = row.iter().zip(&widths);
+            let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
+            cells.join("  ").trim_end().to_owned()
+        })
+        .collect()
 }

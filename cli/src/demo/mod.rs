@@ -1,0 +1,225 @@
+//! `weir sandbox demo`: starts an example, shows what the mesh does with it, and takes it down. Everything it prints was measured
+//! just now; what does not come out as it should makes the exit code 1.
+
+mod cleanup;
+mod metrics;
+mod outside;
+mod roll;
+mod split;
+mod start;
+mod view;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use weir_sandbox::{
+    Client, Layout,
+    client::{ClientError, Output},
+    launch::{self, Up},
+    supervisor::protocol::Status,
+};
+
+use crate::{
+    failure::Failure,
+    load,
+    sandbox::{bin_dir, fail, on_interrupt},
+};
+use cleanup::Cleanup;
+
+/// The pod that calls, in the mesh.
+const CLIENT: &str = "shop/deploy/client";
+/// The pod that calls, outside of the mesh.
+const OUTSIDER: &str = "outside/deploy/client";
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The example
+    #[arg(default_value = "examples/canary")]
+    example: PathBuf,
+    /// Leave it running
+    #[arg(long)]
+    keep: bool,
+    /// Name of the sandbox
+    #[arg(long, default_value = "demo")]
+    name: String,
+    /// Folder of Weir's programs; that of this one where none is given
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+}
+
+/// What every step needs.
+struct Demo {
+    client: Client,
+    layout: Layout,
+    /// A copy of the example that the demo edits.
+    folder: PathBuf,
+    interrupted: Arc<AtomicBool>,
+    /// What did not come out as it should.
+    failed: Vec<String>,
+}
+
+/// Why a step could not go on.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Someone interrupted.
+    Interrupted,
+    /// It can not.
+    Failed(String),
+}
+
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+type Step<T = ()> = Result<T, Stop>;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let interrupted = on_interrupt()?;
+    let layout = Layout::new(&arguments.name).map_err(Failure::usage)?;
+    if layout.root().exists() {
+        return Err(Failure::usage(format!(
+            "a sandbox {0} exists: end it by `weir sandbox down --name {0}`, or take another --name",
+            layout.name()
+        )));
+    }
+    let begun = Instant::now();
+    let folder = start::copy_of(&arguments.example, layout.name()).map_err(Failure::failed)?;
+    // From here on everything is taken back, however this function is left.
+    let mut cleanup = Cleanup::new(&layout, &folder);
+    let up = Up {
+        layout: layout.clone(),
+        manifests: folder.clone(),
+        bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
+        mesh: true,
+        limit: Duration::from_secs(60),
+        temporary: true,
+    };
+    view::title("Start", "manifests -> API objects -> admission -> network namespaces -> redirect -> proxies");
+    let mut progress = |line: &str| println!("  {:5.1} s  {line}", begun.elapsed().as_secs_f64());
+    let client = launch::up(&up, &interrupted, &mut progress).map_err(fail)?;
+    let mut demo = Demo { client, layout, folder, interrupted, failed: Vec::new() };
+    match demo.steps() {
+        Ok(()) => {}
+        Err(Stop::Interrupted) => {
+            drop(cleanup);
+            return Err(Failure::interrupted("interrupted; everything was taken down"));
+        }
+        Err(Stop::Failed(reason)) => demo.failed.push(reason),
+    }
+    if arguments.keep {
+        cleanup.keep();
+        demo.say_where_to_look();
+    } else {
+        let begun = Instant::now();
+        let left = cleanup.now().map_err(fail)?;
+        view::title("End", "");
+        println!("  taken down in {:.1} s, {left}", begun.elapsed().as_secs_f64());
+    }
+    println!("  the whole demo took {:.1} s", begun.elapsed().as_secs_f64());
+    if demo.failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let list: Vec<String> = demo.failed.iter().map(|reason| format!("  - {reason}")).collect();
+    Err(Failure::failed(format!("the demo did not come out as it should:\n{}", list.join("\n"))))
+}
+
+impl Demo {
+    fn steps(&mut self) -> Step {
+        start::show(self)?;
+        start::refusal(self)?;
+        split::run(self)?;
+        roll::run(self)?;
+        outside::run(self)?;
+        metrics::golden(self)
+    }
+
+    fn say_where_to_look(&self) {
+        let name = self.layout.name();
+        view::title("It goes on running", "");
+        for line in [
+            format!("weir sandbox status --name {name}"),
+            format!("weir sandbox exec --name {name} {CLIENT} -- curl -si http://catalog/"),
+            format!("weir sandbox logs --name {name} {CLIENT} -c weir-proxy"),
+            format!("edit {} and see what changes", self.folder.join("route.yaml").display()),
+            format!("weir sandbox down --name {name}"),
+        ] {
+            println!("  {line}");
+        }
+    }
+
+    /// Notes an expectation: printed, and where it does not hold kept for the end.
+    fn expect(&mut self, holds: bool, what: &str) {
+        println!("  {} {what}", if holds { "ok  " } else { "FAIL" });
+        if !holds {
+            self.failed.push(what.to_owned());
+        }
+    }
+
+    fn go_on(&self) -> Step {
+        if self.interrupted.load(Ordering::Relaxed) { Err(Stop::Interrupted) } else { Ok(()) }
+    }
+
+    /// Waits until the condition gives something.
+    fn wait<T>(&self, limit: Duration, what: &str, mut condition: impl FnMut(&Status) -> Option<T>) -> Step<T> {
+        let begun = Instant::now();
+        loop {
+            self.go_on()?;
+            if let Some(found) = condition(&self.client.status()?) {
+                return Ok(found);
+            }
+            if begun.elapsed() > limit {
+                return Err(Stop::Failed(format!("{what} did not happen within {} s", limit.as_secs())));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Runs a program in a pod.
+    fn run(&self, pod: &str, command: &[&str]) -> Step<Output> {
+        self.go_on()?;
+        Ok(self.client.run(pod, command)?)
+    }
+
+    /// Runs the load client in a pod.
+    fn load(&self, pod: &str, arguments: &[&str]) -> Step<load::Report> {
+        let mut command = vec![weir_sandbox::runtime::spec::OWN_PATH, "sandbox-load"];
+        command.extend(arguments);
+        let output = self.run(pod, &command)?;
+        serde_json::from_str(&output.stdout)
+            .map_err(|_| Stop::Failed(format!("load client in {pod}: {}{}", output.stdout, output.stderr)))
+    }
+
+    /// Writes a file of the followed folder in one step.
+    fn write(&self, file: &str, content: &str) -> Step {
+        let path = self.folder.join(file);
+        weir_sandbox::layout::write_atomic(&path, content.as_bytes())
+            .map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+    }
+
+    fn read(&self, file: &str) -> Step<String> {
+        let path = self.folder.join(file);
+        std::fs::read_to_string(&path).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+    }
+
+    /// Changes a file of the followed folder.
+    fn edit(&self, file: &str, change: impl FnOnce(&str) -> String) -> Step {
+        let before = self.read(file)?;
+        let after = change(&before);
+        if after == before {
+            return Err(Stop::Failed(format!("{file} does not look as the demo knows it")));
+        }
+        self.write(file, &after)
+    }
+}
