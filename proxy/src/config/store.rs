@@ -170,6 +170,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Peer {
     workload: ArcSwapOption<Workload>,
+    answered: AtomicBool,
+    changed: Notify,
     last_used: AtomicU64,
 }
 
@@ -179,8 +181,26 @@ impl Peer {
         self.workload.load_full()
     }
 
+    /// Waits until the control plane has said who this is, or that it does not know; at most `limit`.
+    pub async fn said(&self, limit: Duration) {
+        let said = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable(); // before the look, so that no change falls between
+                if self.answered.load(Relaxed) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, said).await;
+    }
+
     pub(super) fn set(&self, workload: Option<Workload>) {
         self.workload.store(workload.map(Arc::new));
+        self.answered.store(true, Relaxed);
+        self.changed.notify_waiters();
     }
 }
 

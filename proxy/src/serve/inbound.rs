@@ -5,12 +5,7 @@
 //! come: a server that speaks first is heard without delay, and a refused connection shows before our side of the TLS handshake is
 //! sent, so that the caller's proxy knows that nothing was delivered.
 
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{cell::OnceCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -39,6 +34,9 @@ use crate::{
 /// How long a client may take for its first byte, its ClientHello and the handshake, each.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long an opaque stream waits for the control plane's word on a caller that it has never seen.
+const INTRODUCTION: Duration = Duration::from_millis(50);
+
 const IN: Direction = Direction::Inbound;
 
 /// Who calls: what was proved, and what is known of the address.
@@ -46,30 +44,38 @@ pub(super) struct Caller {
     /// Identity proved by mutual TLS.
     pub identity: Option<Identity>,
     cell: Option<Arc<config::Peer>>,
-    peer: OnceLock<Arc<Peer>>,
+    known: OnceCell<Arc<Peer>>,
+    by_identity: OnceCell<Arc<Peer>>,
 }
 
 impl Caller {
     fn new(worker: &Worker, address: SocketAddr, identity: Option<Identity>) -> Self {
         let inside = worker.shared.settings.is_inside(address.ip());
         let cell = inside.then(|| worker.shared.store.peer(address.ip())).flatten();
-        Self { identity, cell, peer: OnceLock::new() }
+        Self { identity, cell, known: OnceCell::new(), by_identity: OnceCell::new() }
     }
 
-    /// Labels of the caller. What the control plane says of the address counts only if it agrees with the identity. Chosen once for a
-    /// connection, at its first use, so that all its series have the same.
+    /// Labels of the caller. What the control plane says of the address counts only if it agrees with the identity; until it has said
+    /// something, the identity alone speaks.
     pub(super) fn peer(&self) -> &Arc<Peer> {
-        self.peer.get_or_init(|| {
-            let known = self.cell.as_ref().and_then(|cell| cell.workload());
-            match (&self.identity, known) {
-                (None, Some(workload)) => workload.peer.clone(),
-                (Some(identity), Some(workload)) if workload.identity.as_ref() == Some(identity) => {
-                    workload.peer.clone()
-                }
-                (Some(identity), _) => Peer::from_identity(identity),
-                (None, None) => Peer::unknown(),
-            }
-        })
+        if let Some(known) = self.known.get() {
+            return known;
+        }
+        let said = self.cell.as_ref().and_then(|cell| cell.workload());
+        match said.filter(|workload| self.identity.is_none() || workload.identity == self.identity) {
+            Some(workload) => self.known.get_or_init(|| workload.peer.clone()),
+            None => self.by_identity.get_or_init(|| match &self.identity {
+                Some(identity) => Peer::from_identity(identity),
+                None => Peer::unknown(),
+            }),
+        }
+    }
+
+    /// Gives the control plane a moment to say who has the caller's address: a stream keeps the labels that it begins with.
+    async fn introduced(&self) {
+        if let Some(cell) = &self.cell {
+            cell.said(INTRODUCTION).await;
+        }
     }
 
     /// How the connection is protected.
@@ -80,6 +86,11 @@ impl Caller {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, OrigDst(app): OrigDst) {
+    let own = &worker.shared.settings.addresses;
+    if !own.is_empty() && !own.contains(&app.ip()) {
+        let detail = "this is no address of the pod: somebody sends packets here that are meant for another";
+        return refuse(&worker, IN, &stream, peer, app, "not_our_address", detail);
+    }
     let declared = worker.shared.store.inbound().and_then(|inbound| inbound.ports.get(&app.port()).cloned());
     let port = declared
         .unwrap_or_else(|| Arc::new(Port { protocol: Protocol::Detect, service: Service::inbound_passthrough() }));
@@ -290,6 +301,7 @@ impl Connection {
             },
         };
         let caller = Caller::new(&self.worker, self.peer, identity);
+        caller.introduced().await;
         let peer = caller.peer().clone();
         let security = caller.security();
         let end = opaque::to_app(&self.worker, &mut self.conn, called, &peer, &self.port.service, security).await;

@@ -102,6 +102,12 @@ impl BodyPump {
         self.held = 0;
     }
 
+    /// The proxy answers itself: what has come of the body must not be read as the next request.
+    pub(super) fn discard(&mut self, from: &mut Conn) {
+        self.held = self.held.saturating_add(std::mem::take(&mut self.judged));
+        self.release(from);
+    }
+
     /// True when no byte of the body is missing and none waits to be written.
     pub(super) fn is_done(&self) -> bool {
         self.done && self.judged == 0 && self.skip == 0

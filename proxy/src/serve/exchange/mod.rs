@@ -182,11 +182,13 @@ async fn exchange(
             let fault = Fault { unsent: false, ..Fault::upstream(flag, status, reason) };
             // A body that nobody reads stands between this request and the next one.
             let keep = wants_more && request.is_whole();
+            request.discard(conn);
             answer_fault(conn, out, record, Some(head), &fault, false, keep).await;
             if keep { Next::Request } else { Next::Close }
         }
         Err(fault) => {
             let keep = wants_more && request.is_whole() && fault.status != 400;
+            request.discard(conn);
             answer_fault(conn, out, record, Some(head), &fault, fault.unsent && side.is_mesh_caller(), keep).await;
             match fault.status {
                 0 => Next::Gone,
@@ -195,7 +197,6 @@ async fn exchange(
             }
         }
     };
-    request.release(conn);
     record.received = record.received.saturating_add(request.moved);
     next
 }
