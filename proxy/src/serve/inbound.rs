@@ -302,10 +302,7 @@ impl Connection {
         };
         let caller = Caller::new(&self.worker, self.peer, identity);
         caller.introduced().await;
-        let peer = caller.peer().clone();
-        let security = caller.security();
-        let end = opaque::to_app(&self.worker, &mut self.conn, called, &peer, &self.port.service, security).await;
-        tracing::debug!(direction = "inbound", peer = %self.peer, app = %self.app, ?end, "opaque stream ended");
+        opaque::to_app(&self.worker, &mut self.conn, called, self.peer, self.app, &self.port.service, &caller).await;
     }
 }
 

@@ -1,18 +1,24 @@
 //! Opaque streams: to an endpoint of a cluster, to an address outside the mesh, or to the pod's own application.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{net::TcpStream, time::Instant};
+use weir_mesh::Identity;
 
 use super::{
     Worker,
+    inbound::Caller,
     refuse::{refuse, reset},
 };
 use crate::{
     config::Entry,
     net::{Conn, Io, connect},
     tcp::{End, Moved, relay},
-    telemetry::{Direction, Peer, ResponseFlags, SecurityPolicy, Service, TcpLabels, TcpSeries},
+    telemetry::{AccessEntry, Direction, Peer, ResponseFlags, SecurityPolicy, Service, TcpLabels, TcpSeries},
     tls::Alpn,
     upstream::{Cluster, Endpoint, Unreachable, pick},
 };
@@ -50,8 +56,15 @@ pub(super) async fn to_cluster(
                 endpoint.state.reached();
                 let _held = endpoint.state.enter();
                 let series = endpoint_labels(worker, endpoint, &service);
-                let end = carry(worker, &series, &mut caller, &mut called).await;
-                log_end(Direction::Outbound, peer, endpoint.address, &end);
+                let facts = Facts {
+                    direction: Direction::Outbound,
+                    peer,
+                    called: entry.address,
+                    upstream: Some(endpoint.address),
+                    cluster: Some(&cluster.name),
+                    identity: endpoint.mesh.as_ref(),
+                };
+                carry(worker, &series, &facts, &mut caller, &mut called).await;
                 return;
             }
             Err(error) => {
@@ -70,7 +83,7 @@ pub(super) async fn to_cluster(
 }
 
 /// Carries a stream to the address that the application meant, in plaintext as the application sent it.
-pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, destination: SocketAddr) {
+pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, peer: SocketAddr, destination: SocketAddr) {
     worker.detected(Direction::Outbound, "opaque", "passthrough");
     let service = Service::passthrough();
     match connect(destination, None, OUTSIDE_CONNECT).await {
@@ -84,7 +97,15 @@ pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, destination: 
                 ResponseFlags::NONE,
                 SecurityPolicy::None,
             );
-            carry(worker, &series, &mut caller, &mut called).await;
+            let facts = Facts {
+                direction: Direction::Outbound,
+                peer,
+                called: destination,
+                upstream: Some(destination),
+                cluster: Some("PassthroughCluster"),
+                identity: None,
+            };
+            carry(worker, &series, &facts, &mut caller, &mut called).await;
         }
         Err(error) => {
             reset(caller.io.tcp());
@@ -95,18 +116,27 @@ pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, destination: 
     }
 }
 
-/// Carries a stream to the pod's own application.
+/// Carries a stream to the pod's own application at `app`.
 pub(super) async fn to_app(
     worker: &Worker,
-    caller: &mut Conn,
-    app: TcpStream,
-    peer: &Peer,
+    conn: &mut Conn,
+    called: TcpStream,
+    peer: SocketAddr,
+    app: SocketAddr,
     service: &Service,
-    security: SecurityPolicy,
+    caller: &Caller,
 ) -> End {
-    let mut called = Conn::new(Io::Plain(app));
-    let series = labels(worker, Direction::Inbound, peer, service, ResponseFlags::NONE, security);
-    carry(worker, &series, caller, &mut called).await
+    let mut called = Conn::new(Io::Plain(called));
+    let series = labels(worker, Direction::Inbound, caller.peer(), service, ResponseFlags::NONE, caller.security());
+    let facts = Facts {
+        direction: Direction::Inbound,
+        peer,
+        called: app,
+        upstream: Some(app),
+        cluster: None,
+        identity: caller.identity.as_ref(),
+    };
+    carry(worker, &series, &facts, conn, &mut called).await
 }
 
 fn endpoint_labels(worker: &Worker, endpoint: &Endpoint, service: &Service) -> Arc<TcpSeries> {
@@ -125,20 +155,80 @@ fn labels(
     worker.series.borrow_mut().tcp(&TcpLabels { direction, peer, service, flags, security }).clone()
 }
 
-async fn carry(worker: &Worker, series: &TcpSeries, caller: &mut Conn, called: &mut Conn) -> End {
+/// What is told of a stream besides its labels.
+struct Facts<'a> {
+    direction: Direction,
+    peer: SocketAddr,
+    /// What the caller called.
+    called: SocketAddr,
+    /// Where it was taken.
+    upstream: Option<SocketAddr>,
+    cluster: Option<&'a str>,
+    identity: Option<&'a Identity>,
+}
+
+async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &mut Conn, called: &mut Conn) -> End {
     let _counted = worker.shared.drain.enter(worker.id);
+    let start = Instant::now();
+    let mut total = Moved::default();
     series.opened();
     // `sent` and `received` are the caller's words in `Moved`; the metric has them the other way round: sent to the caller.
-    let end = relay(caller, called, |moved: Moved| series.moved(moved.received, moved.sent)).await;
+    let end = relay(caller, called, |moved: Moved| {
+        total.sent = total.sent.saturating_add(moved.sent);
+        total.received = total.received.saturating_add(moved.received);
+        series.moved(moved.received, moved.sent);
+    })
+    .await;
     series.closed();
-    if matches!(end, End::Caller(_) | End::Called(_)) {
+    let (flags, why) = match &end {
+        End::Closed => (ResponseFlags::NONE, None),
+        End::Idle => (ResponseFlags::SI, Some("idle".to_owned())),
+        End::Caller(error) => (ResponseFlags::DC, Some(format!("the caller's connection failed: {error}"))),
+        End::Called(error) => (ResponseFlags::UC, Some(format!("the upstream's connection failed: {error}"))),
+    };
+    if why.is_some() {
         // What one side suffered the other one sees, too: a cut stream must not look like a finished one.
         reset(caller.io.tcp());
         reset(called.io.tcp());
     }
+    log(worker, facts, flags, why.as_deref(), start.elapsed(), total);
     end
 }
 
-fn log_end(direction: Direction, peer: SocketAddr, endpoint: SocketAddr, end: &End) {
-    tracing::debug!(direction = direction.as_str(), %peer, %endpoint, ?end, "opaque stream ended");
+fn log(worker: &Worker, facts: &Facts<'_>, flags: ResponseFlags, why: Option<&str>, duration: Duration, moved: Moved) {
+    let mut log = worker.access_log.borrow_mut();
+    if log.is_off() {
+        return;
+    }
+    log.log(&AccessEntry {
+        start_time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        direction: facts.direction,
+        method: None,
+        path: None,
+        protocol: "tcp",
+        response_code: 0,
+        response_flags: flags,
+        response_code_details: None,
+        connection_termination_details: why,
+        reason: None,
+        bytes_received: moved.sent,
+        bytes_sent: moved.received,
+        duration,
+        upstream_service_time: None,
+        x_forwarded_for: None,
+        user_agent: None,
+        request_id: None,
+        traceparent: None,
+        authority: None,
+        upstream_host: facts.upstream,
+        upstream_cluster: facts.cluster,
+        upstream_local_address: None,
+        downstream_local_address: Some(facts.called),
+        downstream_remote_address: Some(facts.peer),
+        requested_server_name: None,
+        upstream_transport_failure_reason: None,
+        route_name: None,
+        route_object: None,
+        peer_identity: facts.identity,
+    });
 }

@@ -29,7 +29,7 @@ const OUT: Direction = Direction::Outbound;
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, OrigDst(destination): OrigDst) {
     let conn = Conn::new(Io::Plain(stream));
     if !worker.shared.settings.is_inside(destination.ip()) {
-        return opaque::passthrough(&worker, conn, destination).await;
+        return opaque::passthrough(&worker, conn, peer, destination).await;
     }
     let Some(entry) = worker.shared.store.outbound(destination) else {
         let detail = "this pod has connections open to more destinations than the proxy keeps";
@@ -42,7 +42,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     };
     match answer {
         Answer::Known(outbound) => known_destination(worker, conn, peer, entry, outbound).await,
-        Answer::Unknown => opaque::passthrough(&worker, conn, destination).await,
+        Answer::Unknown => opaque::passthrough(&worker, conn, peer, destination).await,
         Answer::Waiting => {
             let trouble = worker.shared.store.trouble();
             let detail = trouble.as_deref().map_or("the control plane has not answered", String::as_str);
