@@ -76,10 +76,12 @@ fn path(layout: &Layout, status: &Status, wanted: &str, container: Option<&str>)
     let container = match container {
         Some(container) if names.contains(&container) => container,
         Some(container) => return Err(format!("{full} has no container {container}; it has {}", names.join(", "))),
-        // Ordinary containers come after the init containers; the injected one is never meant.
-        None => names
+        None => pod
+            .status
+            .containers
             .iter()
-            .find(|name| **name != weir_mesh::names::PROXY_CONTAINER && **name != weir_mesh::names::INIT_CONTAINER)
+            .find(|container| !container.init)
+            .map(|container| container.name.as_str())
             .ok_or_else(|| format!("{full} has no container yet"))?,
     };
     let (namespace, name) = full.split_once('/').unwrap_or_default();

@@ -36,6 +36,8 @@ pub const SERVE_INSIDE_COMMAND: &str = "sandbox-serve-inside";
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long all pods must be ready before the sandbox counts as up.
+const STEADY: Duration = Duration::from_millis(150);
 /// Longest time until the supervisor answers.
 const SUPERVISOR: Duration = Duration::from_secs(15);
 /// Longest time that a supervisor gets to end by itself.
@@ -295,6 +297,7 @@ fn wait_until_ready(
     let owner = Owner::read(&up.layout).ok_or_else(|| LaunchError::Ended(tail(&up.layout.supervisor_log(), 20)))?;
     let begun = Instant::now();
     let mut reporter = Reporter::default();
+    let mut steady = None;
     loop {
         if interrupted.load(Ordering::Relaxed) {
             return Err(LaunchError::Interrupted);
@@ -305,7 +308,11 @@ fn wait_until_ready(
         match client.status() {
             Ok(status) => {
                 reporter.tell(&status, progress);
-                if status.ready {
+                // A program without a probe is ready as soon as it runs, even if it ends at once.
+                let steady_since = *steady.get_or_insert_with(Instant::now);
+                if !status.ready {
+                    steady = None;
+                } else if steady_since.elapsed() >= STEADY {
                     return Ok(client);
                 }
                 let hopeless: Vec<_> =

@@ -193,13 +193,15 @@ async fn prepare(node: &Arc<Node>, pod: &Arc<Pod>) -> Result<core::PodSpec, Stri
         return Err("hostNetwork: the sandbox has no pods in the node's network".into());
     }
     let mut containers = Vec::new();
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+    let init = spec.init_containers.iter().flatten().map(|container| (container, true));
+    for (container, init) in init.chain(spec.containers.iter().map(|container| (container, false))) {
         node.images
             .resolve(container.image.as_deref().unwrap_or_default(), container.command.is_some())
             .map_err(|error| format!("container {}: {error}", container.name))?;
         containers.push(ContainerStatus {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
+            init,
             ..ContainerStatus::default()
         });
     }

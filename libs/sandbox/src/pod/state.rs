@@ -96,6 +96,8 @@ pub struct ContainerStatus {
     pub name: String,
     /// Image.
     pub image: String,
+    /// Whether it is in the list of init containers.
+    pub init: bool,
     /// Where it is.
     pub state: ContainerState,
     /// Whether its start is over: post-start hook done, start-up probe passed.
@@ -177,7 +179,9 @@ impl Pod {
             Phase::Succeeded | Phase::Gone => "Succeeded",
             Phase::Failed => "Failed",
         };
-        let containers: Vec<Value> = status.containers.iter().map(ContainerStatus::to_json).collect();
+        let containers = |init: bool| -> Vec<Value> {
+            status.containers.iter().filter(|container| container.init == init).map(ContainerStatus::to_json).collect()
+        };
         let mut full = json!({
             "phase": phase,
             "hostIP": crate::layout::NODE_ADDRESS,
@@ -187,7 +191,8 @@ impl Pod {
                 condition("ContainersReady", status.ready),
                 condition("Ready", status.ready && !status.terminating),
             ],
-            "containerStatuses": containers,
+            "initContainerStatuses": containers(true),
+            "containerStatuses": containers(false),
         });
         if let (Some(address), Some(full)) = (status.address, full.as_object_mut()) {
             full.insert("podIP".into(), json!(address));

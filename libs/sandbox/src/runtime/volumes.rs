@@ -349,4 +349,45 @@ mod tests {
         assert_eq!(a.unwrap(), "3");
         assert!(!sub && !old);
     }
+
+    #[test]
+    fn a_token_is_renewed_well_before_it_expires() {
+        let folder = std::env::temp_dir().join(format!("weir-token-{}", std::process::id()));
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [], "volumes": [{"name": "t", "projected": {"sources": [
+                {"serviceAccountToken": {"audience": "weir-control", "path": "token", "expirationSeconds": 600}},
+            ]}}]},
+        }))
+        .unwrap();
+        let issuer = TokenIssuer::new().unwrap();
+        let mut kept = BTreeMap::new();
+        let mut at = |now| {
+            let config_map = |_: &str| None;
+            let mut sources = Sources { pod: &pod, config_map: &config_map, tokens: &issuer, kept: &mut kept, now };
+            refresh(&folder, &mut sources).unwrap();
+            fs::read_to_string(folder.join("t/token")).unwrap()
+        };
+        let (first, still, renewed) = (at(1000), at(1479), at(1480));
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(first, still);
+        assert_ne!(first, renewed);
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_and_what_can_not_be_is_named() {
+        let issuer = TokenIssuer::new().unwrap();
+        let fails = |volume: serde_json::Value| {
+            let pod: Pod =
+                serde_json::from_value(serde_json::json!({"spec": {"containers": [], "volumes": [volume]}})).unwrap();
+            let config_map = |_: &str| None;
+            let mut kept = BTreeMap::new();
+            let mut sources = Sources { pod: &pod, config_map: &config_map, tokens: &issuer, kept: &mut kept, now: 0 };
+            refresh(Path::new("/nonexistent"), &mut sources).unwrap_err()
+        };
+        let missing = fails(serde_json::json!({"name": "v", "configMap": {"name": "absent"}}));
+        assert!(matches!(&missing, VolumeError::Missing { .. }) && missing.to_string().contains("ConfigMap absent"));
+        let unsupported = fails(serde_json::json!({"name": "v", "nfs": {"server": "s", "path": "/"}}));
+        assert!(matches!(unsupported, VolumeError::Unsupported(_)));
+    }
 }
