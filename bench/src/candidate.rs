@@ -1,0 +1,152 @@
+//! What is compared, ready to be asked.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    lab::{Netns, Pair},
+    load::Load,
+    origin::Origin,
+    process::Process,
+    stream::Sink,
+};
+
+/// Where the origin listens.
+pub const HTTP_PORT: u16 = 8080;
+/// Where the sink listens.
+pub const TCP_PORT: u16 = 5201;
+/// The port of the Service that leads to [`HTTP_PORT`].
+pub const SERVICE_PORT: u16 = 80;
+
+/// What stands between client and server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nothing, and no redirect.
+    Direct,
+    /// Two `weir-proxy` with so many workers each.
+    Weir(u8),
+    /// Two Envoys with so many workers each.
+    Envoy(u8),
+}
+
+impl Kind {
+    /// Short name, in tables and as key.
+    pub fn name(self) -> String {
+        match self {
+            Self::Direct => "direct".into(),
+            Self::Weir(workers) => format!("weir-{workers}"),
+            Self::Envoy(workers) => format!("envoy-{workers}"),
+        }
+    }
+
+    /// Virtual address of the Service that the client calls through proxies; `index` as in [`Pair::new`].
+    pub fn service_ip(index: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 19, 0, index)
+    }
+}
+
+/// One way from client to server, with everything that it needs running. Fields are dropped in this order: proxies first.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What it is.
+    pub kind: Kind,
+    /// The client's proxy and the server's, or none.
+    pub proxies: Vec<Process>,
+    /// Where the client sends requests.
+    pub http: SocketAddr,
+    /// Where the client sends bulk.
+    pub tcp: SocketAddr,
+    /// Bulk's end.
+    pub sink: Sink,
+    _origin: Origin,
+    /// Its namespaces.
+    pub pair: Pair,
+}
+
+impl Candidate {
+    /// Starts origin and sink and, where there are proxies, puts the redirect in force on both sides.
+    ///
+    /// # Errors
+    /// Where the kernel refuses something.
+    pub fn prepare(kind: Kind, index: u8) -> anyhow::Result<Self> {
+        let pair = Pair::new(index)?;
+        let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let origin = Origin::start(any(HTTP_PORT), Some(&pair.server))?;
+        let sink = Sink::start(any(TCP_PORT), &pair.server)?;
+        let (http, tcp) = if kind == Kind::Direct {
+            ((pair.server_ip, HTTP_PORT), (pair.server_ip, TCP_PORT))
+        } else {
+            pair.client.redirect()?;
+            pair.server.redirect()?;
+            ((Kind::service_ip(index), SERVICE_PORT), (Kind::service_ip(index), TCP_PORT))
+        };
+        Ok(Self { kind, proxies: Vec::new(), http: http.into(), tcp: tcp.into(), sink, _origin: origin, pair })
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    /// Where the answer is not what the origin gives.
+    pub fn try_once(&self) -> anyhow::Result<()> {
+        self.pair.client.run(|| Load::connect(self.http, "/", 1)?.once().map(|_| ()))
+    }
+
+    /// Process ids of the proxies.
+    pub fn pids(&self) -> Vec<u32> {
+        self.proxies.iter().map(Process::pid).collect()
+    }
+
+    /// CPU seconds of each proxy since its start.
+    ///
+    /// # Errors
+    /// Where one is gone.
+    pub fn cpu(&self) -> anyhow::Result<Vec<f64>> {
+        self.pids().into_iter().map(|pid| Ok(crate::usage::cpu(pid)?.as_secs_f64())).collect()
+    }
+
+    /// Resident memory of each proxy in kB.
+    ///
+    /// # Errors
+    /// Where one is gone.
+    pub fn resident_kb(&self) -> anyhow::Result<Vec<u64>> {
+        self.pids().into_iter().map(crate::usage::resident_kb).collect()
+    }
+
+    /// Adds to an error what the proxies said before they ended, if they did.
+    ///
+    /// # Errors
+    /// Those of `result`.
+    pub fn explain<T>(&mut self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        let name = self.kind.name();
+        result.map_err(|error| {
+            let ended = self.proxies.iter_mut().find_map(|proxy| proxy.alive().err());
+            match ended {
+                Some(ended) => error.context(ended).context(name),
+                None => error.context(name),
+            }
+        })
+    }
+}
+
+/// A plain GET to a loopback address of a namespace; the body of a 200.
+///
+/// # Errors
+/// Where there is no such answer.
+pub fn get(netns: &Netns, port: u16, path: &str) -> anyhow::Result<String> {
+    netns.run(|| {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text)?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        ensure!(text.starts_with("HTTP/1.1 200 "), "{}", text.lines().next().unwrap_or_default());
+        Ok(text.split_once("\r\n\r\n").context("no body")?.1.to_owned())
+    })
+}
