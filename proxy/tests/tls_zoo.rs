@@ -509,11 +509,13 @@ async fn the_port_decides_the_protocol() {
         (&[http, opaque, b"http/1.1"], PortKind::Opaque, Some(opaque)),
         (&[exchange, opaque], PortKind::Opaque, Some(opaque)),
         (&[opaque], PortKind::Opaque, Some(opaque)),
-        (&[http], PortKind::Opaque, None),
+        (&[http], PortKind::Opaque, Some(http)),
+        (&[h2], PortKind::Opaque, Some(h2)),
+        (&[h2], PortKind::Http, Some(h2)),
+        (&[h2, http], PortKind::Http, Some(http)),
         (&[exchange], PortKind::Http, None),
         (&[exchange], PortKind::Opaque, None),
         (&[b"h2", b"http/1.1"], PortKind::Http, None),
-        (&[h2], PortKind::Http, None),
     ];
     for (offered, port, expected) in cases {
         let mut config = Arc::unwrap_or_clone(any_client(&material));
@@ -528,8 +530,9 @@ async fn the_port_decides_the_protocol() {
             Some(expected) => {
                 let stream = ours.unwrap();
                 assert_eq!(stream.get_ref().1.alpn_protocol(), Some(*expected), "{shown:?} {port:?}");
-                let inside = if *expected == http { Alpn::Http1 } else { Alpn::Opaque };
-                assert_eq!(tls::negotiated(stream.get_ref().1), Some(inside));
+                let inside =
+                    [(http, Alpn::Http1), (opaque, Alpn::Opaque)].into_iter().find(|(name, _)| name == expected);
+                assert_eq!(tls::negotiated(stream.get_ref().1), inside.map(|(_, alpn)| alpn));
                 assert_eq!(theirs.unwrap().get_ref().1.alpn_protocol(), Some(*expected));
             }
             None => {

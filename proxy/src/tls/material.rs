@@ -54,11 +54,14 @@ pub enum PortKind {
 }
 
 impl PortKind {
+    /// In the order of preference. What the port is not for is accepted last, so that a peer that thinks otherwise of the port (an
+    /// older configuration, or an application that speaks HTTP/2) is served as opaque bytes instead of being turned away.
     fn accepted(self) -> Vec<Vec<u8>> {
-        match self {
-            Self::Http => vec![alpn::HTTP1.to_vec(), alpn::OPAQUE.to_vec()],
-            Self::Opaque => vec![alpn::OPAQUE.to_vec()],
-        }
+        let names = match self {
+            Self::Http => [alpn::HTTP1, alpn::OPAQUE, alpn::HTTP2],
+            Self::Opaque => [alpn::OPAQUE, alpn::HTTP1, alpn::HTTP2],
+        };
+        names.map(<[u8]>::to_vec).to_vec()
     }
 }
 

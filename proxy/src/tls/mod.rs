@@ -47,7 +47,7 @@ pub fn peer_identity(connection: &CommonState) -> Option<Identity> {
     svid_identity(leaf).ok()
 }
 
-/// What the two proxies agreed to speak inside.
+/// What the two proxies agreed to speak inside; `None` for HTTP/2, which travels as opaque bytes here.
 pub fn negotiated(connection: &CommonState) -> Option<Alpn> {
     match connection.alpn_protocol()? {
         alpn::HTTP1 => Some(Alpn::Http1),
