@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_rustls::StartHandshake;
-use weir_mesh::Identity;
+use weir_mesh::{Identity, ports};
 
 use super::{
     Worker,
@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an opaque stream waits for the control plane's word on a caller that it has never seen.
 const INTRODUCTION: Duration = Duration::from_millis(50);
+
+/// Ports behind which the proxy would find itself. Those that others may call are never redirected.
+const OWN_PORTS: [u16; 3] = [ports::ADMIN, ports::OUTBOUND, ports::INBOUND];
 
 const IN: Direction = Direction::Inbound;
 
@@ -90,6 +93,14 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     if !own.is_empty() && !own.contains(&app.ip()) {
         let detail = "this is no address of the pod: somebody sends packets here that are meant for another";
         return refuse(&worker, IN, &stream, peer, app, "not_our_address", detail);
+    }
+    if OWN_PORTS.contains(&app.port()) {
+        let detail = "this port is the proxy's own: only the redirect leads to it";
+        return refuse(&worker, IN, &stream, peer, app, "own_port", detail);
+    }
+    if worker.shared.settings.is_inside(peer.ip()) {
+        // Asked now, the answer is here when the handshake is done.
+        let _ = worker.shared.store.peer(peer.ip());
     }
     let declared = worker.shared.store.inbound().and_then(|inbound| inbound.ports.get(&app.port()).cloned());
     let port = declared
@@ -267,7 +278,8 @@ impl Connection {
         self.worker.shared.registry.proxy.tls_handshakes.inc([IN.as_str(), "ok"]);
         let session = stream.get_ref().1;
         let identity = tls::peer_identity(session);
-        let opaque = tls::negotiated(session) != Some(Alpn::Http1);
+        // A peer may offer nothing but HTTP to a port that is opaque: its bytes pass, and nobody looks into them.
+        let opaque = kind == PortKind::Opaque || tls::negotiated(session) != Some(Alpn::Http1);
         self.conn = Conn::new(Io::Server(Box::new(stream)));
         let Some(identity) = identity else {
             reset(self.conn.io.tcp());
