@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    NOT_DELIVERED,
     body::BodyPump,
     forward::{self, Fault, await_head},
     is_not_delivered,
@@ -94,8 +95,7 @@ pub(super) async fn to_destination(
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
     let own = |status, flag, reason: String| Ok(Outcome::Own { status, flag, reason });
-    let mut edits = Edits::new();
-    ensure_request_id(head, &mut edits, record);
+    let edits = own_edits(head, record);
     let answer = entry.answer().as_ref().clone();
     let Answer::Known(outbound) = answer else {
         return own(503, ResponseFlags::NC, format!("{} is no address of a Service or pod any more", entry.address));
@@ -154,7 +154,9 @@ pub(super) async fn to_destination(
         record.endpoint = Some(endpoint.clone());
         let in_flight = endpoint.state.enter();
         let sent = Instant::now();
-        let fault = match send(worker, caller, &endpoint, info.connect_timeout, head, &edits, body, out).await {
+        let fault = match send(worker, caller, entry.address, &endpoint, info.connect_timeout, head, &edits, body, out)
+            .await
+        {
             Ok((upstream, response)) if endpoint.mesh.is_some() && is_not_delivered(&response) => {
                 drop(upstream);
                 endpoint.state.unreachable(now);
@@ -212,8 +214,7 @@ pub(super) async fn to_app(
     out: &mut BytesMut,
     record: &mut Record,
 ) -> Result<Answered, Fault> {
-    let mut edits = Edits::new();
-    ensure_request_id(head, &mut edits, record);
+    let edits = own_edits(head, record);
     record.app = Some(app);
     let edits = [&edits];
     let sent = Instant::now();
@@ -225,7 +226,7 @@ pub(super) async fn to_app(
                 Err(error) => return Err(unreachable(&error)),
             },
         };
-        match over(worker, caller, conn, reused, head, &edits, body, out).await {
+        match over(worker, caller, app, conn, reused, head, &edits, body, out).await {
             Ok((upstream, head)) => {
                 record.first_byte = Some(sent.elapsed());
                 return Ok(Answered {
@@ -247,6 +248,7 @@ pub(super) async fn to_app(
 async fn send(
     worker: &Worker,
     caller: &mut Conn,
+    meant: SocketAddr,
     endpoint: &Endpoint,
     limit: Duration,
     head: &RequestHead,
@@ -269,14 +271,15 @@ async fn send(
             }
         },
     };
-    over(worker, caller, conn, reused, head, edits, body, out).await
+    over(worker, caller, meant, conn, reused, head, edits, body, out).await
 }
 
-/// Sends a request over this connection and waits for the head of the answer.
+/// Sends a request over this connection and waits for the head of the answer. `meant` is the address that the caller called.
 #[allow(clippy::too_many_arguments)] // as above
 async fn over(
     worker: &Worker,
     caller: &mut Conn,
+    meant: SocketAddr,
     mut conn: Conn,
     reused: bool,
     head: &RequestHead,
@@ -285,7 +288,10 @@ async fn over(
     out: &mut BytesMut,
 ) -> Result<(Conn, ResponseHead), Fault> {
     out.clear();
-    write_request(out, head, edits, &ForwardRequest::unchanged(head));
+    // An HTTP/1.0 client need not name a host; what goes out is HTTP/1.1, whose readers refuse a request without one.
+    let named = head.authority().is_empty().then(|| meant.to_string());
+    let authority = named.as_deref().map(str::as_bytes);
+    write_request(out, head, edits, &ForwardRequest { authority, ..ForwardRequest::unchanged(head) });
     if let Err(error) = forward::write_first(&mut conn, out, caller, body).await {
         let fault = Fault::upstream(ResponseFlags::UC, 503, format!("sending the request failed: {error}"));
         return Err(Fault { silent: reused, ..fault });
@@ -306,11 +312,17 @@ fn is_safe(head: &RequestHead) -> bool {
     matches!(head.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
 }
 
-/// A request without an id gets one (UUID version 4), so that all hops log the same.
-fn ensure_request_id(head: &RequestHead, edits: &mut Edits, record: &mut Record) {
-    const NAME: Name = Name::from_static("x-request-id");
+/// What the proxy itself changes in a request: one without an id gets one (UUID version 4), so that all hops log the same, and the
+/// mesh's own marker goes to nobody's application.
+fn own_edits(head: &RequestHead, record: &mut Record) -> Edits {
+    const ID: Name = Name::from_static("x-request-id");
+    const MARKER: Name = Name::from_static(NOT_DELIVERED);
+    let mut edits = Edits::new();
+    if head.header(NOT_DELIVERED).next().is_some() {
+        edits.remove(MARKER);
+    }
     if head.header("x-request-id").next().is_some() {
-        return;
+        return edits;
     }
     let (a, b) = (random(), random());
     let id = format!(
@@ -323,7 +335,8 @@ fn ensure_request_id(head: &RequestHead, edits: &mut Edits, record: &mut Record)
     );
     let id = Bytes::from(id);
     if let Ok(value) = Value::new(id.clone()) {
-        edits.set(NAME, value);
+        edits.set(ID, value);
         record.request_id = Some(id);
     }
+    edits
 }
