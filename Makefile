@@ -9,12 +9,12 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 BIN := $(CARGO_TARGET_DIR)/debug
 PRODUCTS := -p weir-cli -p weir-control -p weir-webhook -p weir-proxy -p weir-cni -p weir-init
 
-.PHONY: help setup build demo test lint fmt bench clean
+.PHONY: help setup build demo test lint fmt bench measure clean
 
 help:
 	@echo "make demo   the whole mesh on this machine, shown and taken down (KEEP=1 leaves it running)"
 	@echo "make test   everything that is tested"
-	@echo "make lint fmt build bench setup clean"
+	@echo "make lint fmt build bench measure setup clean"
 
 setup:
 	@tools/setup
@@ -29,14 +29,19 @@ demo: build
 test: build
 	cargo test --locked --workspace
 
-lint:
+# Measurements with a bar, in release builds on a quiet machine: CNI ADD, a review of the webhook, the control plane under load.
+measure: setup
+	cargo test --locked --release -p weir-cni -p weir-webhook -p weir-control -p weir-proxy -- --ignored --nocapture --test-threads=1
+
+lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 fmt:
 	cargo fmt --all
 
-bench: setup
+bench:
+	@tools/setup bench
 	cargo build --locked --release -p weir-proxy -p weir-control -p weir-init -p weir-bench
 	$(CARGO_TARGET_DIR)/release/weir-bench --out target/bench/data-plane.json
 

@@ -5,7 +5,8 @@
 //! and the pod is not ready.
 
 use std::{
-    fs, io,
+    env, fs,
+    io::{self, Write},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -36,12 +37,17 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(30);
 /// How often the start looks whether what it waits for has come.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long missing redirect rules may be mended from outside before the proxy gives up.
-const REDIRECT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long missing redirect rules may be mended from outside before the proxy gives up: ends before the 60 s of `weir-proxy wait`, so
+/// that the reason is this one and not "not ready in time".
+const REDIRECT_PATIENCE: Duration = Duration::from_secs(50);
 /// Time for one look at the redirect: covers duplicate address detection.
 const REDIRECT_LOOK: Duration = Duration::from_secs(5);
 /// Where the kubelet reads why a container ended.
 const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Names another file for it (`terminationMessagePath`).
+const TERMINATION_LOG_ENV: &str = "WEIR_TERMINATION_LOG";
+/// What is missing in the first moments of a start is not worth a line in the log.
+const QUIET_START: Duration = Duration::from_secs(1);
 /// How long the last log lines may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -69,9 +75,17 @@ pub enum AppError {
 pub fn run(settings: Settings, log: LogControl) -> Result<(), AppError> {
     let result = runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(settings, log));
     if let Err(error) = &result {
-        let _ = fs::write(TERMINATION_LOG, error.to_string());
+        say_why(&error.to_string());
     }
     result
+}
+
+/// Leaves the reason where `kubectl describe pod` shows it. Outside a container there is no such file, and none is made.
+fn say_why(reason: &str) {
+    let file = env::var_os(TERMINATION_LOG_ENV).unwrap_or_else(|| TERMINATION_LOG.into());
+    if let Ok(mut file) = fs::OpenOptions::new().write(true).truncate(true).open(file) {
+        let _ = file.write_all(reason.as_bytes());
+    }
 }
 
 async fn start(settings: Settings, log: LogControl) -> Result<(), AppError> {
@@ -161,6 +175,12 @@ async fn start(settings: Settings, log: LogControl) -> Result<(), AppError> {
         _ = term.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
+    if result.is_ok() && !readiness.is_ready() {
+        // The kubelet hides what the postStart hook printed: this is where a person finds out why the pod never started.
+        let reasons = readiness.reasons();
+        tracing::error!(reasons, "stopped before it was ready");
+        say_why(&reasons);
+    }
     if result.is_ok() {
         tracing::info!(in_flight = drain.in_flight(), seconds = settings.drain.as_secs(), "draining");
         tokio::select! {
@@ -199,6 +219,7 @@ fn follow_control_plane(settings: &Arc<Settings>, tables: &Tables) {
 /// Waits until the pod's own ports and name are known, and takes over the name for metrics.
 async fn wait_for_configuration(settings: &Settings, store: &Store, registry: &Registry, readiness: &Readiness) {
     let own = settings.addresses.first().and_then(|address| store.peer(*address));
+    let begin = Instant::now();
     loop {
         let workload = own.as_ref().and_then(|own| own.workload());
         match (store.inbound(), workload) {
@@ -214,7 +235,9 @@ async fn wait_for_configuration(settings: &Settings, store: &Store, registry: &R
                     || "the control plane has not said yet what this pod is".to_owned(),
                     |why| format!("no answer from the control plane {}: {why}", settings.control),
                 );
-                readiness.set(readiness::INBOUND_CONFIG, Err(why));
+                if readiness.set(readiness::INBOUND_CONFIG, Err(why.clone())) && begin.elapsed() > QUIET_START {
+                    tracing::warn!(reason = why, "still waiting");
+                }
             }
         }
         sleep(LOOK).await;

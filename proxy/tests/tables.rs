@@ -34,7 +34,7 @@ fn resource(name: &str, message: &impl Message) -> Resource {
 }
 
 fn filter(name: &str, type_url: &str, message: &impl Message) -> Filter {
-    let any = Any { type_url: type_url.to_owned(), value: message.encode_to_vec(), ..Any::default() };
+    let any = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
     Filter { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(any)) }
 }
 
