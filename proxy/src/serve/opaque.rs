@@ -51,6 +51,9 @@ pub(super) async fn to_cluster(
     while tried.len() < ATTEMPTS {
         let now = Instant::now();
         let Some(endpoint) = pick(&endpoints, &tried, now).filter(|e| !tried.contains(&e.address)) else { break };
+        if !tried.is_empty() {
+            worker.shared.registry.proxy.retries.inc(["connect"]);
+        }
         match worker.connector.connect(endpoint, Alpn::Opaque, info.connect_timeout).await {
             Ok(mut called) => {
                 endpoint.state.reached();
@@ -69,7 +72,6 @@ pub(super) async fn to_cluster(
             }
             Err(error) => {
                 endpoint.state.unreachable(now);
-                worker.shared.registry.proxy.retries.inc(["connect"]);
                 tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
                 tried.push(endpoint.address);
                 last = Some(error);

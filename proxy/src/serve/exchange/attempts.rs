@@ -137,6 +137,7 @@ pub(super) async fn to_destination(
     let edits = [&edits, route.request_edits(), target.request_edits()];
     let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
     let mut last: Option<Fault> = None;
+    let mut why = "connect";
     for attempt in 0..ATTEMPTS {
         let now = Instant::now();
         let Some(endpoint) = pick(&endpoints, &tried, now).cloned() else {
@@ -147,6 +148,7 @@ pub(super) async fn to_destination(
                 worker.shared.registry.proxy.retries.inc(["budget_exhausted"]);
                 break;
             }
+            worker.shared.registry.proxy.retries.inc([why]);
             if tried.contains(&endpoint.address) {
                 sleep(PAUSE.mul_f64(1.0 + (random() % 100) as f64 / 100.0)).await;
             }
@@ -160,7 +162,7 @@ pub(super) async fn to_destination(
             Ok((upstream, response)) if endpoint.mesh.is_some() && is_not_delivered(&response) => {
                 drop(upstream);
                 endpoint.state.unreachable(now);
-                worker.shared.registry.proxy.retries.inc(["not_delivered"]);
+                why = "not_delivered";
                 let detail = format!("the application behind {} did not accept the request", endpoint.address);
                 Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) }
             }
@@ -179,7 +181,10 @@ pub(super) async fn to_destination(
                     _in_flight: Some(in_flight),
                 }));
             }
-            Err(fault) => fault,
+            Err(fault) => {
+                why = if fault.unsent { "connect" } else { "dead_connection" };
+                fault
+            }
         };
         // Nothing may be sent twice, unless sending it twice does no harm, and all of it is still here.
         let again = (fault.unsent || fault.silent && is_safe(head)) && body.is_whole();
@@ -265,7 +270,6 @@ async fn send(
             }
             Err(error) => {
                 endpoint.state.unreachable(Instant::now());
-                worker.shared.registry.proxy.retries.inc(["connect"]);
                 tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
                 return Err(unreachable(&error));
             }
