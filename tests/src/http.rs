@@ -108,7 +108,7 @@ impl Client {
             }
         };
         let mut response = Response { status, head, body: Vec::new(), trailers: String::new() };
-        if head_only || matches!(status, 101 | 204 | 304) {
+        if head_only || matches!(status, 101..200 | 204 | 304) {
         } else if response.header("transfer-encoding").is_some() {
             loop {
                 let line = self.line()?;
