@@ -189,7 +189,7 @@ impl Tables {
                 let specs = decode::endpoints(&resource.body)?;
                 if let Some(address) = names::parse_workload(name) {
                     if let Some(peer) = self.store.known_peer(address) {
-                        peer.set(specs.into_iter().next().map(|spec| self.workload(spec.workload)));
+                        peer.set(specs.into_iter().next().map(|spec| self.workload(spec.mesh, spec.workload)));
                     }
                 } else if let Some(record) = records.clusters.get_mut(name) {
                     let endpoints = specs
@@ -201,7 +201,7 @@ impl Tables {
                                 state: self.registry.state(spec.address, mesh.as_ref()),
                                 mesh,
                                 weight: spec.weight,
-                                workload: self.workload(spec.workload),
+                                workload: self.workload(spec.mesh, spec.workload),
                             }
                         })
                         .collect();
@@ -213,8 +213,8 @@ impl Tables {
         Ok(())
     }
 
-    fn workload(&self, spec: WorkloadSpec) -> Workload {
-        Workload { pod: spec.pod.into(), identity: spec.identity, peer: self.registry.peer(spec.labels) }
+    fn workload(&self, mesh: bool, spec: WorkloadSpec) -> Workload {
+        Workload { pod: spec.pod.into(), identity: spec.identity, peer: self.registry.peer(spec.labels), mesh }
     }
 
     fn remove_one(&self, records: &mut Records, kind: Kind, name: &str) {

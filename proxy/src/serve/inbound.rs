@@ -40,6 +40,11 @@ const INTRODUCTION: Duration = Duration::from_millis(50);
 /// Ports behind which the proxy would find itself. Those that others may call are never redirected.
 const OWN_PORTS: [u16; 3] = [ports::ADMIN, ports::OUTBOUND, ports::INBOUND];
 
+/// Where the application speaks first: how long the ClientHello of a pod with a proxy may take. Packets get lost.
+const HELLO_OF_MESH: Duration = Duration::from_secs(1);
+/// The same of a caller of whom nothing is known.
+const HELLO_OF_UNKNOWN: Duration = Duration::from_millis(100);
+
 const IN: Direction = Direction::Inbound;
 
 /// Who calls: what was proved, and what is known of the address.
@@ -53,9 +58,14 @@ pub(super) struct Caller {
 
 impl Caller {
     fn new(worker: &Worker, address: SocketAddr, identity: Option<Identity>) -> Self {
-        let inside = worker.shared.settings.is_inside(address.ip());
-        let cell = inside.then(|| worker.shared.store.peer(address.ip())).flatten();
+        let cell = Self::cell(worker, address);
         Self { identity, cell, known: OnceCell::new(), by_identity: OnceCell::new() }
+    }
+
+    /// Where the control plane says who has this address; none outside of the mesh.
+    fn cell(worker: &Worker, address: SocketAddr) -> Option<Arc<config::Peer>> {
+        let inside = worker.shared.settings.is_inside(address.ip());
+        inside.then(|| worker.shared.store.peer(address.ip())).flatten()
     }
 
     /// Labels of the caller. What the control plane says of the address counts only if it agrees with the identity; until it has said
@@ -98,10 +108,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         let detail = "this port is the proxy's own: only the redirect leads to it";
         return refuse(&worker, IN, &stream, peer, app, "own_port", detail);
     }
-    if worker.shared.settings.is_inside(peer.ip()) {
-        // Asked now, the answer is here when the handshake is done.
-        let _ = worker.shared.store.peer(peer.ip());
-    }
+    // Asked now, the answer is here when the handshake is done.
+    let _ = Caller::cell(&worker, peer);
     let declared = worker.shared.store.inbound().and_then(|inbound| inbound.ports.get(&app.port()).cloned());
     let port = declared
         .unwrap_or_else(|| Arc::new(Port { protocol: Protocol::Detect, service: Service::inbound_passthrough() }));
@@ -159,15 +167,40 @@ impl Connection {
                 },
                 ready = called.readable() => {
                     let _ = ready; // an error or an end shows when it is read
-                    self.called = Some(called);
-                    self.worker.detected(IN, "opaque", "server_first");
-                    self.opaque(None).await;
-                    return false;
+                    if !self.client_has_tls_under_way().await {
+                        self.called = Some(called);
+                        self.worker.detected(IN, "opaque", "server_first");
+                        self.opaque(None).await;
+                        return false;
+                    }
                 }
             }
         }
         self.called = Some(called);
         true
+    }
+
+    /// The application has spoken before the client: a caller in plaintext waits for just that, while the ClientHello of a proxy is a
+    /// round trip away. Its words must not go out before it is clear which of the two this is. False if the client stays silent.
+    async fn client_has_tls_under_way(&mut self) -> bool {
+        let cell = Caller::cell(&self.worker, self.peer);
+        let patience = async {
+            let asked = Instant::now();
+            if let Some(cell) = &cell {
+                cell.said(HELLO_OF_UNKNOWN).await;
+            }
+            let limit = match cell.as_ref().and_then(|cell| cell.workload()) {
+                Some(workload) if workload.mesh => HELLO_OF_MESH,
+                Some(_) => return,
+                None => HELLO_OF_UNKNOWN,
+            };
+            tokio::time::sleep_until(asked + limit).await;
+        };
+        select! {
+            biased;
+            filled = self.conn.fill() => matches!(filled, Ok(n) if n > 0),
+            () = patience => false,
+        }
     }
 
     fn app_refused(&self, error: &Unreachable) {

@@ -51,7 +51,7 @@ mod tests {
             address: ([198, 18, 0, i], 80).into(),
             mesh: None,
             weight: 1,
-            workload: Workload { pod: "".into(), identity: None, peer: Peer::unknown() },
+            workload: Workload { pod: "".into(), identity: None, peer: Peer::unknown(), mesh: false },
             state: Arc::default(),
         };
         EndpointSet { endpoints: (1..=n).map(endpoint).collect() }

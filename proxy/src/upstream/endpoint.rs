@@ -34,6 +34,8 @@ pub struct Workload {
     pub identity: Option<Identity>,
     /// Who it is, in labels.
     pub peer: Arc<Peer>,
+    /// It has a proxy of the mesh.
+    pub mesh: bool,
 }
 
 /// One endpoint of a cluster, as configured now.
