@@ -6,7 +6,8 @@ use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection, SignatureScheme,
+    StreamOwned,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
@@ -67,6 +68,20 @@ pub fn call(stream: TcpStream, certificate: Option<&Certificate>, alpn: &[&str])
         tls.conn.complete_io(&mut tls.sock)?;
     }
     Ok(tls)
+}
+
+/// Answers as an application with TLS of its own: a certificate of no CA, no questions to the client.
+pub fn accept(stream: TcpStream) -> io::Result<StreamOwned<ServerConnection, TcpStream>> {
+    let own = rcgen::generate_simple_self_signed(["app.test".to_owned()]).map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .map_err(io::Error::other)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(StreamOwned::new(ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?, stream))
 }
 
 #[derive(Debug)]

@@ -70,7 +70,11 @@ fn ambiguous_and_oversized_requests_end_at_the_first_proxy() {
             "POST /evil HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".into(),
             400,
         ),
-        ("two lengths", "POST /evil HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nevil".into(), 400),
+        (
+            "two lengths",
+            "POST /evil HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nevil".into(),
+            400,
+        ),
         ("a length with a sign", "POST /evil HTTP/1.1\r\nhost: x\r\ncontent-length: +4\r\n\r\nevil".into(), 400),
         ("bare line feeds", "GET /evil HTTP/1.1\nhost: x\n\n".into(), 400),
         ("a bare line feed in a header", "GET /evil HTTP/1.1\r\nhost: x\r\na: b\nc: evil\r\n\r\n".into(), 400),
@@ -80,8 +84,16 @@ fn ambiguous_and_oversized_requests_end_at_the_first_proxy() {
         ("two hosts", "GET /evil HTTP/1.1\r\nhost: x\r\nhost: evil\r\n\r\n".into(), 400),
         ("a null byte", "GET /evil HTTP/1.1\r\nhost: x\r\na: \0\r\n\r\n".into(), 400),
         ("no HTTP", "GET /evil HTTP/1.1 and more\r\nhost: x\r\n\r\n".into(), 400),
-        ("another coding", "POST /evil HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n".into(), 400),
-        ("a chunk that is none", "POST /evil HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nevil\r\n".into(), 400),
+        (
+            "another coding",
+            "POST /evil HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n".into(),
+            400,
+        ),
+        (
+            "a chunk that is none",
+            "POST /evil HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nevil\r\n".into(),
+            400,
+        ),
         ("a long header", format!("GET /evil HTTP/1.1\r\nhost: x\r\na: {long}\r\n\r\n"), 431),
         ("a megabyte of header", format!("GET /evil HTTP/1.1\r\nhost: x\r\na: {megabyte}\r\n\r\n"), 431),
         ("many headers", format!("GET /evil HTTP/1.1\r\nhost: x\r\n{many}\r\n"), 431),
@@ -94,7 +106,10 @@ fn ambiguous_and_oversized_requests_end_at_the_first_proxy() {
             let _ = connection.send(more.as_bytes());
             let response = connection.response().unwrap_or_else(|error| panic!("{what}, {way}: {error}"));
             // A coding that is not known is 501 in RFC 9112; all else is as listed.
-            assert!(response.status == *status || *what == "another coding" && response.status == 501, "{what}, {way}: {response:?}");
+            assert!(
+                response.status == *status || *what == "another coding" && response.status == 501,
+                "{what}, {way}: {response:?}"
+            );
             assert!(response.closes(), "{what}, {way}: {response:?}");
             assert!(connection.is_closed(), "{what}, {way}: another answer came");
         }
@@ -246,14 +261,16 @@ fn upgrades_early_answers_and_uploads_with_expectation() {
             let mut client = Client::new(stream.try_clone().unwrap());
             let Ok(head) = client.head() else { return };
             if head.contains("/upgrade") {
-                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\nconnection: upgrade\r\n\r\nhi ");
+                let _ = stream
+                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\nconnection: upgrade\r\n\r\nhi ");
                 while let Ok(byte) = client.exactly(1) {
                     let _ = stream.write_all(&byte);
                 }
                 let _ = stream.write_all(b" bye");
             } else if head.contains("/early") {
                 // Nothing of the body is read.
-                let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nno!");
+                let _ =
+                    stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nno!");
                 std::thread::sleep(Duration::from_millis(300));
             } else if head.contains("/half") {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this");
@@ -304,7 +321,17 @@ fn curl_uploads_with_an_expectation() {
         .client
         .netns
         .command("curl")
-        .args(["-sS", "--max-time", "20", "-H", "Expect: 100-continue", "--expect100-timeout", "15", "-w", " %{http_code} %{time_total}"])
+        .args([
+            "-sS",
+            "--max-time",
+            "20",
+            "-H",
+            "Expect: 100-continue",
+            "--expect100-timeout",
+            "15",
+            "-w",
+            " %{http_code} %{time_total}",
+        ])
         .args(["-T", file.to_str().unwrap(), &url])
         .output()
         .unwrap();
@@ -340,7 +367,10 @@ fn request_ids_are_made_once_and_trace_headers_pass_unchanged() {
         assert_eq!(pod.logged("the request", |line| line["path"] == "/given")["request_id"], "mine");
     }
     // Hop-by-hop headers end at each hop, and nobody adds what nobody asked for.
-    let sent = connection.ask("GET /hop HTTP/1.1\r\nhost: x\r\nconnection: x-mine\r\nx-mine: 1\r\nkeep-alive: 5\r\n\r\n").unwrap().text();
+    let sent = connection
+        .ask("GET /hop HTTP/1.1\r\nhost: x\r\nconnection: x-mine\r\nx-mine: 1\r\nkeep-alive: 5\r\n\r\n")
+        .unwrap()
+        .text();
     assert!(!sent.contains("x-mine") && !sent.contains("keep-alive"), "{sent}");
     let mut bytes = [0; 1];
     connection.patience(Duration::from_millis(50));
