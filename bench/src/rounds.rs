@@ -22,6 +22,9 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// Before the other measurements of a round, on processes that are warm already.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// Before memory is read: allocators give back what they no longer need a second or so after it was freed.
+const MEMORY_SETTLE: Duration = Duration::from_secs(2);
+
 /// One HTTP load.
 #[derive(Debug, Clone, Serialize)]
 pub struct Http {
@@ -83,12 +86,12 @@ pub struct Memory {
 /// # Errors
 /// Where a request fails.
 pub fn memory(candidate: &Candidate) -> anyhow::Result<Memory> {
-    std::thread::sleep(SETTLE);
+    std::thread::sleep(MEMORY_SETTLE);
     let idle_kb = candidate.resident_kb()?;
     let connections_500_kb = candidate.pair.client.run(|| {
         let mut load = Load::connect(candidate.http, "/hold", MANY)?;
         load.once()?;
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(MEMORY_SETTLE);
         candidate.resident_kb()
     })?;
     Ok(Memory { candidate: candidate.kind.name(), idle_kb, connections_500_kb, after_rounds_kb: Vec::new() })
