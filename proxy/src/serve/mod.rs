@@ -15,3 +15,19 @@ mod refuse;
 mod worker;
 
 pub use worker::{Shared, Worker, run};
+
+#[cfg(test)]
+mod tests {
+    use super::{inbound, outbound};
+
+    /// Bytes of the task that carries a connection. Every open connection has one, busy or not.
+    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_costs_little_memory() {
+        let (inbound, outbound) = (size(inbound::serve), size(outbound::serve));
+        assert!(inbound <= 12 * 1024 && outbound <= 8 * 1024, "inbound {inbound}, outbound {outbound} bytes");
+    }
+}

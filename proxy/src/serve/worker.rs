@@ -116,16 +116,19 @@ fn accepted(worker: &Rc<Worker>, direction: Direction, stream: TcpStream, peer: 
     if tune(&stream).is_err() {
         return; // gone already
     }
+    // Each way has a task of its own kind: a task is as large as the largest future that it may hold.
     let worker = worker.clone();
-    tokio::task::spawn_local(async move {
-        match (direction, destination.0.port()) {
-            (Direction::Outbound, ports::CHECK_OUTBOUND) | (Direction::Inbound, ports::CHECK_INBOUND) => {
-                answer_check(stream, direction).await;
-            }
-            (Direction::Outbound, _) => outbound::serve(worker, stream, peer, destination).await,
-            (Direction::Inbound, _) => inbound::serve(worker, stream, peer, destination).await,
+    match (direction, destination.0.port()) {
+        (Direction::Outbound, ports::CHECK_OUTBOUND) | (Direction::Inbound, ports::CHECK_INBOUND) => {
+            tokio::task::spawn_local(answer_check(stream, direction));
         }
-    });
+        (Direction::Outbound, _) => {
+            tokio::task::spawn_local(outbound::serve(worker, stream, peer, destination));
+        }
+        (Direction::Inbound, _) => {
+            tokio::task::spawn_local(inbound::serve(worker, stream, peer, destination));
+        }
+    }
 }
 
 /// Answers the proxy's own check of the redirect.
