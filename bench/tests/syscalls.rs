@@ -1,6 +1,8 @@
 //! What a proxied request costs in system calls, counted by strace on both real proxies: nothing but the reads, writes and
 //! waits that it can not do without. A call that slips into the way of a request is seen here before it is seen in a figure.
 
+#![allow(clippy::unwrap_used)] // helpers of tests stand outside of #[test]
+
 use std::{
     collections::BTreeMap,
     fs,
