@@ -4,7 +4,7 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -40,7 +40,7 @@ fn is_root() -> bool {
     root
 }
 
-fn start(folder: &PathBuf) -> Proxy {
+fn start(folder: &Path) -> Proxy {
     let message = folder.join("message");
     fs::write(&message, "").unwrap();
     let child = Command::new("unshare")

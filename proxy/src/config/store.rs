@@ -361,13 +361,12 @@ impl Store {
         self.outbound.write().unwrap_or_else(PoisonError::into_inner).retain(|address, entry| {
             let keep = Arc::strong_count(entry) > 1 || !idle(&entry.last_used);
             if !keep {
+                // While the lock is held: nobody can ask for it again in between.
+                self.unsubscribe(Kind::Listener, names::outbound(*address));
                 forgotten.push(*address);
             }
             keep
         });
-        for address in &forgotten {
-            self.unsubscribe(Kind::Listener, names::outbound(*address));
-        }
         self.peers.write().unwrap_or_else(PoisonError::into_inner).retain(|address, peer| {
             let keep = Arc::strong_count(peer) > 1 || !idle(&peer.last_used);
             if !keep {

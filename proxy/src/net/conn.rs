@@ -3,12 +3,12 @@
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncWrite;
+use tokio::{io::AsyncWrite, task::coop::unconstrained};
 use tokio_util::io::poll_read_buf;
 
 use super::{Io, buffers};
@@ -139,7 +139,8 @@ impl Conn {
         if !self.read.is_empty() || self.eof {
             return false;
         }
-        let mut cx = Context::from_waker(Waker::noop());
-        self.poll_fill(&mut cx).is_pending()
+        // Outside the task's budget, whose exhaustion would look like silence.
+        let look = pin!(unconstrained(poll_fn(|cx| self.poll_fill(cx))));
+        look.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }

@@ -21,8 +21,6 @@ const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered probes before the connection is given up.
 const KEEPALIVE_PROBES: u32 = 3;
-/// Unacknowledged data for this long ends a connection: a half-open peer is not written to for a quarter of an hour.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A stream of the data path.
 #[derive(Debug)]
@@ -98,14 +96,14 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Sets what every connection of the data path has: no delay, keep-alive, a limit on unacknowledged data.
+/// Sets what every connection of the data path has: no delay, and keep-alive. No limit on unacknowledged data (`TCP_USER_TIMEOUT`): the
+/// kernel counts the time in which a peer's window is shut as well, and a paused reader must not be cut.
 ///
 /// # Errors
 /// What the kernel says, for example that the peer has closed already.
 pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES),
     )

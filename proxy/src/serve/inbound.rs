@@ -31,7 +31,7 @@ use crate::{
     upstream::Unreachable,
 };
 
-/// How long a client may take for its first byte, its ClientHello and the handshake, each.
+/// How long a client may take for its ClientHello and for the handshake, each.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an opaque stream waits for the control plane's word on a caller that it has never seen.
@@ -147,8 +147,8 @@ impl Connection {
                 biased;
                 called = &mut calling => break called,
                 filled = self.conn.fill(), if !spoke => match filled {
-                    Ok(0) | Err(_) if self.conn.read.is_empty() => return false,
-                    _ => spoke = true,
+                    Err(_) => return false,
+                    Ok(_) => spoke = true, // an end counts as well: a half-closed client may wait for what the server says
                 },
             }
         };
@@ -162,7 +162,7 @@ impl Connection {
         if !spoke {
             select! {
                 biased;
-                filled = self.conn.fill() => if filled.is_err() || self.conn.read.is_empty() && self.conn.eof {
+                filled = self.conn.fill() => if filled.is_err() {
                     return false;
                 },
                 ready = called.readable() => {
@@ -210,10 +210,16 @@ impl Connection {
 
     /// Decides by what the client sends first.
     async fn by_first_bytes(mut self) {
-        let end = Instant::now() + PATIENCE;
         loop {
             match spoken(&self.conn.read) {
-                Spoken::Tls => return self.tls(end).await,
+                Spoken::Tls => return self.tls().await,
+                // Declared as HTTP and no handshake: the codec waits for the rest, and says what it dislikes.
+                Spoken::Unclear if self.protocol == Protocol::Http && !self.conn.read.starts_with(&[0x16]) => {
+                    if !self.conn.read.is_empty() {
+                        self.worker.detected(IN, "http", "declared");
+                        return self.http(None).await;
+                    }
+                }
                 Spoken::Unclear if !self.conn.eof => {}
                 Spoken::Http1 if self.protocol != Protocol::Opaque => {
                     self.worker.detected(
@@ -243,7 +249,9 @@ impl Connection {
                     }
                 }
             } else {
-                match tokio::time::timeout_at(end, self.conn.fill()).await {
+                // Clients connect ahead of their first request: silence is no fault, a begun handshake is to go on.
+                let limit = if self.conn.read.is_empty() { exchange::IDLE } else { PATIENCE };
+                match timeout(limit, self.conn.fill()).await {
                     Ok(filled) => filled,
                     Err(_) => return self.worker.refused(IN, "client_silent"),
                 }
@@ -257,7 +265,8 @@ impl Connection {
     }
 
     /// A TLS handshake: the mesh's, or the application's.
-    async fn tls(mut self, end: Instant) {
+    async fn tls(mut self) {
+        let end = Instant::now() + PATIENCE;
         loop {
             match client_hello(&self.conn.read) {
                 HelloState::Complete(hello, accepted) if is_mesh(&hello) => return self.mesh(&hello, *accepted).await,

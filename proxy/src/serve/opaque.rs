@@ -71,7 +71,7 @@ pub(super) async fn to_cluster(
                 return;
             }
             Err(error) => {
-                endpoint.state.unreachable(now);
+                endpoint.state.unreachable(Instant::now());
                 tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
                 tried.push(endpoint.address);
                 last = Some(error);

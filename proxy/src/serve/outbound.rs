@@ -110,8 +110,7 @@ async fn detect(worker: &Worker, conn: &mut Conn, entry: &Entry) -> Option<bool>
             }
         }
         match timeout(SILENCE, conn.fill()).await {
-            Ok(Ok(0)) if conn.read.is_empty() => return None,
-            Ok(Ok(0)) => return Some(false),
+            Ok(Ok(0)) => return Some(false), // half-closed: it may wait for what the server says
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return None,
             Err(_) => {

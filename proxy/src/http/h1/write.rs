@@ -169,15 +169,16 @@ pub fn write_local_response(out: &mut BytesMut, response: &LocalResponse<'_>) {
             write_line(out, name.as_bytes(), value);
         }
     }
-    if !response.body.is_empty() {
+    let bodiless = matches!(response.status, 100..200 | 204 | 304);
+    if !response.body.is_empty() && !bodiless {
         out.put_slice(b"content-type: text/plain; charset=utf-8\r\n");
     }
-    if !matches!(response.status, 100..200 | 204 | 304) {
+    if !bodiless {
         write_framing(out, Framing::Length(u64::try_from(response.body.len()).unwrap_or(u64::MAX)));
     }
     write_connection(out, response.keep_alive, response.client);
     out.put_slice(b"\r\n");
-    if response.asked != Asked::Head {
+    if response.asked != Asked::Head && !bodiless {
         out.put_slice(response.body);
     }
 }

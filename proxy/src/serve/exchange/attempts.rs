@@ -161,7 +161,7 @@ pub(super) async fn to_destination(
         {
             Ok((upstream, response)) if endpoint.mesh.is_some() && is_not_delivered(&response) => {
                 drop(upstream);
-                endpoint.state.unreachable(now);
+                endpoint.state.unreachable(Instant::now());
                 why = "not_delivered";
                 let detail = format!("the application behind {} did not accept the request", endpoint.address);
                 Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) }
@@ -187,8 +187,7 @@ pub(super) async fn to_destination(
             }
         };
         // Nothing may be sent twice, unless sending it twice does no harm, and all of it is still here.
-        let again = (fault.unsent || fault.silent && is_safe(head)) && body.is_whole();
-        let again = again || fault.unsent && body.moved == 0;
+        let again = body.is_still_here() && (fault.unsent || fault.silent && is_safe(head) && body.is_whole());
         if fault.unsent {
             tried.push(endpoint.address);
         }
@@ -242,7 +241,9 @@ pub(super) async fn to_app(
                     _in_flight: None,
                 });
             }
-            Err(fault) if reused && fault.silent && is_safe(head) && body.is_whole() => body.again(),
+            Err(fault) if reused && fault.silent && is_safe(head) && body.is_whole() && body.is_still_here() => {
+                body.again();
+            }
             Err(fault) => return Err(fault),
         }
     }

@@ -89,10 +89,14 @@ impl BodyPump {
         }
     }
 
-    /// Another attempt begins: what is held has to be written again.
+    /// Another attempt begins: what is held has to be written again, and what was never written still has to be.
     pub(super) fn again(&mut self) {
-        self.judged = self.held;
-        self.held = 0;
+        self.judged = self.judged.saturating_add(std::mem::take(&mut self.held));
+    }
+
+    /// True while all that has come of the body is still here, so that another attempt can send it again.
+    pub(super) fn is_still_here(&self) -> bool {
+        self.moved == 0
     }
 
     /// No further attempt is made: takes what is held out of the sender's buffer.
@@ -113,7 +117,7 @@ impl BodyPump {
         self.done && self.judged == 0 && self.skip == 0
     }
 
-    /// True when the whole body is in the sender's buffer, or has gone.
+    /// True when the end of the body has come: it is in the sender's buffer, or has gone.
     pub(super) fn is_whole(&self) -> bool {
         self.done
     }
@@ -173,5 +177,91 @@ impl BodyPump {
             self.done = scanned.done;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::net::Io;
+
+    async fn pair() -> (Conn, Conn) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (one, other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Conn::new(Io::Plain(one.unwrap())), Conn::new(Io::Plain(other.unwrap().0)))
+    }
+
+    async fn caller_with(bytes: &[u8]) -> (Conn, Conn) {
+        let (mut far, near) = pair().await;
+        far.write_all(bytes, &[]).await.unwrap();
+        let mut near = near;
+        while near.read.len() < bytes.len() {
+            near.fill().await.unwrap();
+        }
+        (far, near)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_never_written_is_still_owed_and_never_the_next_request() {
+        let (_far, mut caller) = caller_with(b"12345GET /next").await;
+        let mut pump = BodyPump::new(Framing::Length(5), false);
+        pump.look(&caller).unwrap();
+        for _ in 0..3 {
+            pump.again(); // the endpoint refused: nothing was written
+            assert_eq!((pump.first(), pump.is_done(), pump.is_still_here()), (5, false, true));
+        }
+        pump.discard(&mut caller);
+        assert_eq!(&caller.read[..], b"GET /next");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_written_whole_can_be_written_again() {
+        let (_far, mut caller) = caller_with(b"12345GET /next").await;
+        let mut pump = BodyPump::new(Framing::Length(5), false);
+        pump.look(&caller).unwrap();
+        pump.first_written(&mut caller);
+        assert!(pump.is_done() && pump.is_still_here());
+        pump.again();
+        assert_eq!((pump.first(), pump.is_done()), (5, false));
+        pump.first_written(&mut caller);
+        pump.release(&mut caller);
+        assert_eq!((&caller.read[..], pump.moved), (&b"GET /next"[..], 5));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_has_gone_can_not_be_sent_again() {
+        let (mut far, mut caller) = caller_with(b"123").await;
+        let (mut upstream, mut app) = pair().await;
+        let mut pump = BodyPump::new(Framing::Length(5), false);
+        pump.look(&caller).unwrap();
+        assert!(!pump.is_whole() && pump.is_still_here());
+        pump.first_written(&mut caller);
+        assert!(!pump.is_still_here());
+        far.write_all(b"45", &[]).await.unwrap();
+        poll_fn(|cx| pump.poll(cx, &mut caller, &mut upstream)).await.unwrap();
+        assert!(pump.is_whole() && pump.is_done() && !pump.is_still_here());
+        app.fill().await.unwrap();
+        assert_eq!(&app.read[..], b"45");
+    }
+
+    #[tokio::test]
+    async fn what_is_judged_and_refused_before_the_first_write_is_not_judged_twice() {
+        let (mut far, mut caller) = caller_with(b"12").await;
+        let (mut upstream, mut app) = pair().await;
+        let mut pump = BodyPump::new(Framing::Length(5), false);
+        pump.look(&caller).unwrap();
+        pump.again();
+        upstream.write_all(&caller.read[..pump.first()], &[]).await.unwrap();
+        pump.first_written(&mut caller);
+        far.write_all(b"345GET", &[]).await.unwrap();
+        poll_fn(|cx| pump.poll(cx, &mut caller, &mut upstream)).await.unwrap();
+        while app.read.len() < 5 {
+            app.fill().await.unwrap();
+        }
+        assert_eq!((&app.read[..], &caller.read[..]), (&b"12345"[..], &b"GET"[..]));
     }
 }

@@ -69,11 +69,12 @@ pub(super) async fn await_head(
 ) -> Result<ResponseHead, Fault> {
     let mut decoder = ResponseDecoder::new();
     let mut deadline = Deadline::default();
-    let mut sending = !request.is_done();
-    if sending {
+    // Also for a body that is written: what the TLS layer still holds of it is pushed out by the pump.
+    let mut sending = true;
+    if !request.is_done() {
         deadline.set(STALL);
     }
-    let mut gone_at_end = caller.eof;
+    let mut half_closed = false;
     poll_fn(|cx| {
         if sending {
             let before = request.moved;
@@ -121,8 +122,8 @@ pub(super) async fn await_head(
                 _ => {}
             }
         }
-        if caller.eof && !gone_at_end {
-            gone_at_end = true;
+        if caller.eof && !sending && !half_closed {
+            half_closed = true;
             deadline.set(HALF_CLOSED);
         }
         deadline.poll(cx).map(|()| {
@@ -151,11 +152,16 @@ pub(super) async fn finish(
     response: &mut BodyPump,
 ) -> Result<(), Fault> {
     let mut deadline = Deadline::default();
-    let mut sending = !request.is_done();
+    let mut sending = true; // as in `await_head`
+    let mut waited_for = response.waits;
     poll_fn(|cx| {
         if sending {
-            // The answer has begun: whatever happens to the rest of the request now is the upstream's to judge.
-            sending = request.poll(cx, caller, upstream).is_pending();
+            match request.poll(cx, caller, upstream) {
+                Poll::Pending => {}
+                // The upstream has answered and takes no more: that is its right.
+                Poll::Ready(Ok(()) | Err(BodyError::Write)) => sending = false,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault { status: 0, ..Fault::caller(error) })),
+            }
         }
         let before = response.moved;
         match response.poll(cx, upstream, caller) {
@@ -172,27 +178,36 @@ pub(super) async fn finish(
             Poll::Pending => {}
         }
         // A quiet upstream may stream events for hours; a caller that takes nothing holds buffers and a connection.
-        if response.waits == Waits::ForReceiver {
-            if response.moved != before || deadline.is_clear() {
-                deadline.set(STALL);
+        let limit = match response.waits {
+            Waits::ForReceiver => Some(STALL),
+            Waits::ForSender if caller.eof => Some(HALF_CLOSED),
+            Waits::ForSender => None,
+        };
+        match limit {
+            None => deadline.clear(),
+            Some(limit) if response.moved != before || response.waits != waited_for || deadline.is_clear() => {
+                deadline.set(limit);
             }
-        } else {
-            deadline.clear();
-            if !sending && !caller.eof && caller.read.len() < AHEAD {
-                match caller.poll_fill(cx) {
-                    Poll::Ready(Err(_)) => {
-                        return Poll::Ready(Err(Fault::upstream(
-                            ResponseFlags::DC,
-                            0,
-                            "the caller reset its connection",
-                        )));
-                    }
-                    Poll::Ready(Ok(n)) if n > 0 => cx.waker().wake_by_ref(),
-                    _ => {}
+            Some(_) => {}
+        }
+        waited_for = response.waits;
+        if response.waits == Waits::ForSender && !sending && !caller.eof && caller.read.len() < AHEAD {
+            match caller.poll_fill(cx) {
+                Poll::Ready(Err(_)) => {
+                    return Poll::Ready(Err(Fault::upstream(ResponseFlags::DC, 0, "the caller reset its connection")));
                 }
+                Poll::Ready(Ok(n)) if n > 0 => cx.waker().wake_by_ref(),
+                _ => {}
             }
         }
-        deadline.poll(cx).map(|()| Err(Fault::upstream(ResponseFlags::SI, 0, "the caller stopped taking the answer")))
+        deadline.poll(cx).map(|()| {
+            Err(match response.waits {
+                Waits::ForReceiver => Fault::upstream(ResponseFlags::SI, 0, "the caller stopped taking the answer"),
+                Waits::ForSender => {
+                    Fault::upstream(ResponseFlags::DC, 0, "the caller closed its side of a quiet answer")
+                }
+            })
+        })
     })
     .await
 }

@@ -39,7 +39,7 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Between requests, from another proxy of the mesh: longer than that proxy keeps its connections.
 const IDLE_MESH: Duration = Duration::from_secs(75);
 /// Between requests, from anybody else: applications keep connections for long, and closing one meets a request sooner or later.
-const IDLE: Duration = Duration::from_secs(3600);
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
 /// What a caller still sends after an answer that ends the connection is read for this long, so that the answer is not lost.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -218,9 +218,16 @@ async fn answer(
     let edits: [&Edits; 3] = [&strip, &edits[0], &edits[1]];
     loop {
         record.code = response.status();
+        if response.status() == 101 && head.upgrade().is_none() {
+            let fault =
+                Fault::upstream(ResponseFlags::UPE, 502, "the upstream switched protocols, which nobody had asked for");
+            request.discard(conn);
+            answer_fault(conn, out, record, Some(head), &fault, false, false).await;
+            return Next::Close;
+        }
         let tunnel = response.status() == 101 || (head.is_connect() && response.status() / 100 == 2);
         let interim = response.is_interim();
-        let keep_alive = wants_more && !conn.eof;
+        let keep_alive = wants_more && !(conn.eof && conn.read.is_empty());
         let how = ForwardResponse::new(&response, head.version(), keep_alive);
         let payload_only = how.framing != response.framing();
         let mut pump = BodyPump::new(if interim || tunnel { Framing::None } else { response.framing() }, payload_only);
