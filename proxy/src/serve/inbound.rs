@@ -117,10 +117,43 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let protocol = if forced { Protocol::Opaque } else { port.protocol };
     let mut connection =
         Connection { worker, conn: Conn::new(Io::Plain(stream)), peer, app, port, protocol, called: None };
-    if protocol != Protocol::Http && !connection.call_app_first().await {
-        return;
+    // One stage after the other, the rare and large ones apart: a connection's task is as large as its largest stage.
+    let begun = if protocol == Protocol::Http {
+        connection.by_first_bytes().await
+    } else {
+        match connection.call_app_first().await {
+            First::Client => connection.by_first_bytes().await,
+            First::Server => Some((connection, Step::Opaque(None))),
+            First::Nobody => None,
+        }
+    };
+    let begun = match begun {
+        Some((connection, Step::Tls)) => Box::pin(connection.tls()).await,
+        begun => begun,
+    };
+    match begun {
+        Some((connection, Step::Http(identity))) => connection.http(identity).await,
+        Some((connection, Step::Opaque(identity))) => connection.opaque(identity).await,
+        Some((_, Step::Tls)) | None => {}
     }
-    connection.by_first_bytes().await;
+}
+
+/// Who spoke first.
+enum First {
+    Client,
+    Server,
+    /// The connection is over.
+    Nobody,
+}
+
+/// What is done with a connection next.
+enum Step {
+    /// A handshake has begun: the mesh's, or the application's.
+    Tls,
+    /// HTTP, from a caller with this identity.
+    Http(Option<Identity>),
+    /// Bytes for the application.
+    Opaque(Option<Identity>),
 }
 
 struct Connection {
@@ -135,9 +168,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Calls the application while the client's first bytes are awaited. False if the connection is over, or served to its end because
-    /// the application spoke first.
-    async fn call_app_first(&mut self) -> bool {
+    /// Calls the application while the client's first bytes are awaited.
+    async fn call_app_first(&mut self) -> First {
         let worker = self.worker.clone();
         let calling = worker.connector.connect_app(self.app);
         tokio::pin!(calling);
@@ -147,7 +179,7 @@ impl Connection {
                 biased;
                 called = &mut calling => break called,
                 filled = self.conn.fill(), if !spoke => match filled {
-                    Err(_) => return false,
+                    Err(_) => return First::Nobody,
                     Ok(_) => spoke = true, // an end counts as well: a half-closed client may wait for what the server says
                 },
             }
@@ -156,28 +188,27 @@ impl Connection {
             Ok(called) => called,
             Err(error) => {
                 self.app_refused(&error);
-                return false;
+                return First::Nobody;
             }
         };
         if !spoke {
             select! {
                 biased;
                 filled = self.conn.fill() => if filled.is_err() {
-                    return false;
+                    return First::Nobody;
                 },
                 ready = called.readable() => {
                     let _ = ready; // an error or an end shows when it is read
                     if !self.client_has_tls_under_way().await {
                         self.called = Some(called);
                         self.worker.detected(IN, "opaque", "server_first");
-                        self.opaque(None).await;
-                        return false;
+                        return First::Server;
                     }
                 }
             }
         }
         self.called = Some(called);
-        true
+        First::Client
     }
 
     /// The application has spoken before the client: a caller in plaintext waits for just that, while the ClientHello of a proxy is a
@@ -208,16 +239,16 @@ impl Connection {
         refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "app_refused", &detail);
     }
 
-    /// Decides by what the client sends first.
-    async fn by_first_bytes(mut self) {
+    /// Decides by what the client sends first; `None` if the connection is over.
+    async fn by_first_bytes(mut self) -> Option<(Self, Step)> {
         loop {
             match spoken(&self.conn.read) {
-                Spoken::Tls => return self.tls().await,
+                Spoken::Tls => return Some((self, Step::Tls)),
                 // Declared as HTTP and no handshake: the codec waits for the rest, and says what it dislikes.
                 Spoken::Unclear if self.protocol == Protocol::Http && !self.conn.read.starts_with(&[0x16]) => {
                     if !self.conn.read.is_empty() {
                         self.worker.detected(IN, "http", "declared");
-                        return self.http(None).await;
+                        return Some((self, Step::Http(None)));
                     }
                 }
                 Spoken::Unclear if !self.conn.eof => {}
@@ -227,16 +258,16 @@ impl Connection {
                         "http",
                         if self.protocol == Protocol::Http { "declared" } else { "first_bytes" },
                     );
-                    return self.http(None).await;
+                    return Some((self, Step::Http(None)));
                 }
                 other => {
                     if self.protocol == Protocol::Http && other != Spoken::Http2 {
                         // Declared as HTTP, but something else: the codec answers with a reason.
                         self.worker.detected(IN, "http", "declared");
-                        return self.http(None).await;
+                        return Some((self, Step::Http(None)));
                     }
                     self.worker.detected(IN, if other == Spoken::Http2 { "http2" } else { "opaque" }, "first_bytes");
-                    return self.opaque(None).await;
+                    return Some((self, Step::Opaque(None)));
                 }
             }
             // A silent client of a text protocol may be slow; only where the application has not been called does it have to hurry.
@@ -245,7 +276,7 @@ impl Connection {
                     Ok(filled) => filled,
                     Err(_) => {
                         self.worker.detected(IN, "opaque", "silence");
-                        return self.opaque(None).await;
+                        return Some((self, Step::Opaque(None)));
                     }
                 }
             } else {
@@ -253,43 +284,49 @@ impl Connection {
                 let limit = if self.conn.read.is_empty() { exchange::IDLE } else { PATIENCE };
                 match timeout(limit, self.conn.fill()).await {
                     Ok(filled) => filled,
-                    Err(_) => return self.worker.refused(IN, "client_silent"),
+                    Err(_) => {
+                        self.worker.refused(IN, "client_silent");
+                        return None;
+                    }
                 }
             };
             match filled {
-                Ok(0) if self.conn.read.is_empty() => return,
+                Ok(0) if self.conn.read.is_empty() => return None,
                 Ok(_) => {}
-                Err(_) => return,
+                Err(_) => return None,
             }
         }
     }
 
     /// A TLS handshake: the mesh's, or the application's.
-    async fn tls(mut self) {
+    async fn tls(mut self) -> Option<(Self, Step)> {
         let end = Instant::now() + PATIENCE;
         loop {
             match client_hello(&self.conn.read) {
                 HelloState::Complete(hello, accepted) if is_mesh(&hello) => return self.mesh(&hello, *accepted).await,
                 HelloState::Complete(..) | HelloState::Invalid => {
                     self.worker.detected(IN, "tls", "first_bytes");
-                    return self.opaque(None).await;
+                    return Some((self, Step::Opaque(None)));
                 }
                 HelloState::Incomplete => {}
             }
             match tokio::time::timeout_at(end, self.conn.fill()).await {
                 Ok(Ok(0)) if self.conn.eof => {
                     self.worker.detected(IN, "tls", "first_bytes");
-                    return self.opaque(None).await;
+                    return Some((self, Step::Opaque(None)));
                 }
                 Ok(Ok(_)) => {}
-                Ok(Err(_)) => return,
-                Err(_) => return self.worker.refused(IN, "client_hello_slow"),
+                Ok(Err(_)) => return None,
+                Err(_) => {
+                    self.worker.refused(IN, "client_hello_slow");
+                    return None;
+                }
             }
         }
     }
 
     /// Another proxy of the mesh.
-    async fn mesh(mut self, hello: &Hello, accepted: rustls::server::Accepted) {
+    async fn mesh(mut self, hello: &Hello, accepted: rustls::server::Accepted) -> Option<(Self, Step)> {
         let kind = if self.protocol != Protocol::Opaque && hello.alpn.iter().any(|name| name == alpn::HTTP1) {
             PortKind::Http
         } else {
@@ -298,14 +335,18 @@ impl Connection {
         if kind == PortKind::Opaque && self.called.is_none() {
             match self.worker.connector.connect_app(self.app).await {
                 Ok(called) => self.called = Some(called),
-                Err(error) => return self.app_refused(&error),
+                Err(error) => {
+                    self.app_refused(&error);
+                    return None;
+                }
             }
         }
         let Some(config) = self.worker.shared.tls.server_config(kind) else {
             let detail = "this proxy has no certificate yet";
-            return refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "no_certificate", detail);
+            refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "no_certificate", detail);
+            return None;
         };
-        let Io::Plain(stream) = self.conn.io else { return };
+        let Io::Plain(stream) = self.conn.io else { return None };
         let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
         let stream = match timeout(PATIENCE, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -313,9 +354,12 @@ impl Connection {
                 self.worker.shared.registry.proxy.tls_handshakes.inc([IN.as_str(), "failed"]);
                 self.worker.refused(IN, "handshake_failed");
                 tracing::warn!(direction = "inbound", peer = %self.peer, destination = %self.app, %error, "mutual TLS failed");
-                return;
+                return None;
             }
-            Err(_) => return self.worker.refused(IN, "handshake_slow"),
+            Err(_) => {
+                self.worker.refused(IN, "handshake_slow");
+                return None;
+            }
         };
         self.worker.shared.registry.proxy.tls_handshakes.inc([IN.as_str(), "ok"]);
         let session = stream.get_ref().1;
@@ -325,15 +369,11 @@ impl Connection {
         self.conn = Conn::new(Io::Server(Box::new(stream)));
         let Some(identity) = identity else {
             reset(self.conn.io.tcp());
-            return self.worker.refused(IN, "no_identity");
+            self.worker.refused(IN, "no_identity");
+            return None;
         };
-        if opaque {
-            self.worker.detected(IN, "opaque", "alpn");
-            self.opaque(Some(identity)).await;
-        } else {
-            self.worker.detected(IN, "http", "alpn");
-            self.http(Some(identity)).await;
-        }
+        self.worker.detected(IN, if opaque { "opaque" } else { "http" }, "alpn");
+        Some((self, if opaque { Step::Opaque(Some(identity)) } else { Step::Http(Some(identity)) }))
     }
 
     async fn http(self, identity: Option<Identity>) {
@@ -345,8 +385,8 @@ impl Connection {
         exchange::serve(&self.worker, self.conn, self.peer, side).await;
     }
 
-    /// Serves an opaque stream to its end. Leaves `self` without its connections.
-    async fn opaque(&mut self, identity: Option<Identity>) {
+    /// Serves an opaque stream to its end.
+    async fn opaque(mut self, identity: Option<Identity>) {
         let called = match self.called.take() {
             Some(called) => called,
             None => match self.worker.connector.connect_app(self.app).await {

@@ -283,6 +283,7 @@ async fn answer(
         record.sent = record.sent.saturating_add(pump.moved);
         record.complete = true;
         if response.keep_alive() && request.is_done() && upstream.read.is_empty() && !upstream.eof {
+            drop(response); // it holds the read buffer, which can only be given back when nobody else does
             place.give(worker, upstream);
         }
         return if how.keep_alive && request.is_done() { Next::Request } else { Next::Close };
