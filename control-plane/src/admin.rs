@@ -5,7 +5,10 @@ use std::{fmt::Write as _, sync::Arc};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
-use crate::{catalog::Catalog, metrics::Metrics};
+use crate::{
+    catalog::{Catalog, Start},
+    metrics::Metrics,
+};
 
 #[derive(Clone)]
 struct Admin {
@@ -23,11 +26,20 @@ pub fn router(catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Router {
         .with_state(Admin { catalog, metrics })
 }
 
-async fn healthz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.catalog.is_synced() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the source is still being read\n")
+async fn healthz(State(admin): State<Admin>) -> (StatusCode, String) {
+    match admin.catalog.start() {
+        Start::Done => (StatusCode::OK, "ok\n".into()),
+        Start::Reading => (StatusCode::SERVICE_UNAVAILABLE, "the source is still being read\n".into()),
+        Start::Held(places) => {
+            let mut text =
+                "not ready: these files have not parsed since the start; mend or remove them. Until then proxies are not \
+                 answered and keep what they have.\n"
+                    .to_owned();
+            for place in places {
+                writeln!(text, "{place}").ok();
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
     }
 }
 

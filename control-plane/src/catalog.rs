@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Status, metadata::MetadataMap};
 use weir_config::Problem;
 use weir_xds::{
@@ -27,9 +27,22 @@ use crate::{
 };
 
 /// How long a caller waits for the first reading of the source.
-const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a certificate waits for its pod to become known: a new pod's proxy may be faster than the news of the pod.
+const POD_PATIENCE: Duration = Duration::from_secs(2);
 /// Problems that are kept for people to look at.
 const MAX_KEPT_PROBLEMS: usize = 1000;
+
+/// How far the first reading of the source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Under way.
+    Reading,
+    /// Not done before these are mended or removed, one line each.
+    Held(Vec<String>),
+    /// Done: what is not known is not there.
+    Done,
+}
 
 /// Everything that is served.
 #[derive(Debug)]
@@ -37,7 +50,9 @@ pub struct Catalog {
     mesh: Mesh,
     verifier: Arc<TokenVerifier>,
     metrics: Arc<Metrics>,
-    synced: watch::Sender<bool>,
+    start: watch::Sender<Start>,
+    /// Number of batches that were taken.
+    batches: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -67,7 +82,14 @@ fn id(inbox: &Arc<Inbox>) -> usize {
 impl Catalog {
     /// An empty catalog that answers nobody until the source is read.
     pub fn new(mesh: Mesh, verifier: Arc<TokenVerifier>, metrics: Arc<Metrics>) -> Self {
-        Self { mesh, verifier, metrics, synced: watch::Sender::new(false), state: Mutex::default() }
+        Self {
+            mesh,
+            verifier,
+            metrics,
+            start: watch::Sender::new(Start::Reading),
+            batches: watch::Sender::new(0),
+            state: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,7 +99,8 @@ impl Catalog {
 
     /// Takes a batch of changes; they take effect at once.
     pub fn apply(&self, batch: Batch) {
-        let started = std::time::Instant::now();
+        let begin = std::time::Instant::now();
+        let mut started = None;
         let mut touched = HashSet::new();
         let mut state = self.lock();
         let changes = batch.len();
@@ -86,8 +109,9 @@ impl Catalog {
                 Change::Apply(item) => state.world.apply(item, &mut touched),
                 Change::Delete(item) => state.world.delete(item, &mut touched),
                 Change::Synced => {
-                    self.synced.send_replace(true);
+                    started = Some(Start::Done);
                 }
+                Change::Held(places) => started = Some(Start::Held(places)),
                 Change::Problems(place, problems) if problems.is_empty() => {
                     state.problems.remove(&place);
                 }
@@ -105,16 +129,39 @@ impl Catalog {
             self.metrics.objects.set(kind, count);
         }
         drop(state);
-        let elapsed = started.elapsed();
+        // Told last: who waits for it finds everything in place.
+        if let Some(start) = started {
+            self.metrics.unread_files.set(if let Start::Held(places) = &start { places.len() } else { 0 });
+            self.start.send_replace(start);
+        }
+        self.batches.send_modify(|batches| *batches = batches.wrapping_add(1));
+        let elapsed = begin.elapsed();
         self.metrics.apply_seconds.observe(elapsed);
         if changes > 0 {
             tracing::debug!(changes, rebuilt, changed, elapsed_us = elapsed.as_micros(), "changes taken");
         }
     }
 
-    /// True once the source is read.
-    pub fn is_synced(&self) -> bool {
-        *self.synced.borrow()
+    /// How far the first reading of the source is.
+    pub fn start(&self) -> Start {
+        self.start.borrow().clone()
+    }
+
+    /// Waits until the source is read: "not known" must be true, so nobody is answered before.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE`, upon which callers keep what they have and come back: at once where a file holds it up.
+    pub async fn ready(&self) -> Result<(), Status> {
+        let mut start = self.start.subscribe();
+        timeout(SYNC_PATIENCE, start.wait_for(|start| *start != Start::Reading)).await.map(|_| ()).ok();
+        match self.start() {
+            Start::Done => Ok(()),
+            Start::Held(places) => Err(Status::unavailable(format!(
+                "{} manifest files of the control plane have not parsed since it started: its log and /healthz name them",
+                places.len()
+            ))),
+            Start::Reading => Err(Status::unavailable("the control plane still reads its source")),
+        }
     }
 
     /// Says who calls, by its token and by what is known of its pod.
@@ -140,6 +187,29 @@ impl Catalog {
             )));
         }
         Ok(caller)
+    }
+
+    /// The same for certificates, which outlive their request: the pod must be known, for the token of one that is gone is
+    /// good until it expires.
+    ///
+    /// # Errors
+    /// The status for the caller; `UNAVAILABLE` where it may ask again, as the source is not read or the pod not known yet.
+    pub async fn known_caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        self.ready().await?;
+        let known = async {
+            let mut batches = self.batches.subscribe();
+            loop {
+                let caller = self.caller(metadata)?;
+                if self.lock().world.workload(&caller.pod).is_some() || batches.changed().await.is_err() {
+                    return Ok(caller);
+                }
+            }
+        };
+        timeout(POD_PATIENCE, known).await.unwrap_or_else(|_| {
+            Err(Status::unavailable(
+                "the token's pod is not known here: it is gone, or the news of it has not come yet",
+            ))
+        })
     }
 
     /// What is wrong now, one line each.
@@ -271,11 +341,7 @@ impl weir_xds::server::Catalog for Catalog {
     type Caller = Caller;
 
     async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let mut synced = self.synced.subscribe();
-        // "Not known" must be true: nobody is answered before everything is read.
-        if tokio::time::timeout(SYNC_PATIENCE, synced.wait_for(|synced| *synced)).await.is_err() {
-            return Err(Status::unavailable("the control plane still reads its source"));
-        }
+        self.ready().await?;
         let caller = self.caller(metadata)?;
         self.metrics.streams.add(1);
         tracing::info!(pod = %caller.pod, identity = caller.identity.uri(), "proxy connected");

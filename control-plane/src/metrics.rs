@@ -101,10 +101,14 @@ pub struct Metrics {
     pub refused_callers: Number,
     /// Names that were not served because of a limit.
     pub refused_names: Number,
+    /// Files that hold up the start.
+    pub unread_files: Number,
     /// Places with problems.
     pub config_errors: Number,
     /// Certificates that were made.
     pub certificates_issued: Number,
+    /// Requests for certificates that were put off.
+    pub certificates_deferred: Number,
     /// Requests for certificates that were refused.
     pub certificates_refused: Number,
     /// Time that a batch of changes took.
@@ -131,6 +135,12 @@ impl Metrics {
             &self.config_errors,
         );
         one(
+            "weir_control_unread_files",
+            "gauge",
+            "Files that have not parsed since the start: above 0 no proxy is answered; /healthz names them.",
+            &self.unread_files,
+        );
+        one(
             "weir_control_refused_callers_total",
             "counter",
             "Callers with a bad token or node id.",
@@ -138,6 +148,12 @@ impl Metrics {
         );
         one("weir_control_refused_names_total", "counter", "Names beyond the limits of a stream.", &self.refused_names);
         one("weir_control_certificates_issued_total", "counter", "Certificates made.", &self.certificates_issued);
+        one(
+            "weir_control_certificates_deferred_total",
+            "counter",
+            "Requests for certificates before the source was read or the pod known.",
+            &self.certificates_deferred,
+        );
         one(
             "weir_control_certificates_refused_total",
             "counter",

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
-use support::{Control, Place, Proxy, at, until};
+use support::{Control, Place, Proxy, Seen, at, until};
 use tonic::Code;
 use weir_xds::{Kind, ca::create_certificate};
 use x509_parser::{
@@ -88,6 +88,63 @@ async fn a_change_arrives_within_milliseconds_and_a_broken_file_keeps_the_last_g
     assert_eq!(proxy.removed().await, "weir/outbound/198.19.0.50:80");
     assert!(control.stop() < Duration::from_secs(3), "open streams do not hold up the shutdown");
     assert!(proxy.lost().await.contains("shuts down"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_a_broken_file_takes_nothing_from_proxies() {
+    let place = Place::new("broken-start");
+    place.write("shop.yaml", SHOP);
+    place.write("route.yaml", &route(1));
+    let control = Control::start(&place);
+    let (address, token) = (at(&control), place.token(POD, "uid-a", "catalog"));
+    let mut proxy = Proxy::start(&address, &place.root(), NODE, &token);
+    proxy.names.add(Kind::Route, ROUTES);
+    proxy.names.add(Kind::Cluster, CATALOG);
+    proxy.connected().await;
+    proxy.added().await;
+    proxy.added().await;
+
+    let listen = control.address.to_string();
+    place.write("shop.yaml", &SHOP.replacen("clusterIP", "clusterPI", 1));
+    place.write("route.yaml", &route(1).replace("weight", "wait"));
+    control.stop();
+    let control = Control::start_at(&place, &listen);
+    until("it says which file, which line and what to do", async || {
+        control.logged("shop.yaml:5: Service shop/catalog: spec.clusterPI: is not a field")
+            && control.logged("proxies are not answered and keep what they have")
+            && control.logged("mend this file or remove it")
+    })
+    .await;
+    let health = control.get("/healthz").await;
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains("shop.yaml:5: Service shop/catalog"), "{health}");
+    assert_eq!(control.metric("weir_control_unread_files").await, 2.0);
+    let end = Instant::now() + Duration::from_secs(1);
+    while let Ok(seen) = tokio::time::timeout_at(end.into(), proxy.next()).await {
+        let Seen::Lost(reason) = seen else { panic!("nothing may be said before all is known: {seen:?}") };
+        assert!(
+            !reason.contains("Unavailable") || reason.contains("not parsed") || reason.contains("shuts"),
+            "{reason}"
+        );
+    }
+    let early = create_certificate(control.channel(&place).await, &token, csr().1, Duration::ZERO).await.unwrap_err();
+    assert_eq!(early.code(), Code::Unavailable, "no certificate before the pods are known: {early:?}");
+
+    // One mended, the other still broken, then removed: that releases it, and only what is really gone is told.
+    place.write("shop.yaml", SHOP);
+    until("one is left", async || control.metric("weir_control_unread_files").await == 1.0).await;
+    assert!(control.get("/healthz").await.starts_with("HTTP/1.1 503"));
+    place.remove("route.yaml");
+    proxy.connected().await;
+    assert!(control.get("/healthz").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(control.metric("weir_control_unread_files").await, 0.0);
+    assert_eq!(proxy.added().await.name, ROUTES);
+    assert!(proxy.is_quiet().await, "the service is as it was");
+
+    // Once all was read, a file that breaks holds up nobody.
+    place.write("shop.yaml", &SHOP.replacen("clusterIP", "clusterPI", 1));
+    until("the problem is told", async || control.metric("weir_control_config_errors").await >= 1.0).await;
+    assert!(control.get("/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(proxy.is_quiet().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +336,76 @@ async fn a_certificate_is_for_the_callers_own_identity() {
     let status = create_certificate(channel, &token, "A".repeat(200_000), Duration::ZERO).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     assert!(control.metric("weir_control_certificates_issued_total").await == 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_gone_gets_no_certificate_and_a_new_one_gets_it_as_soon_as_it_is_known() {
+    let place = Place::new("gone");
+    place.write("shop.yaml", SHOP);
+    let pod = |uid: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: new, namespace: shop, uid: {uid}}}\nspec: {{containers: [{{name: a, image: \
+             a}}]}}\n"
+        )
+    };
+    let control = Control::start(&place);
+    let channel = control.channel(&place).await;
+    let token = place.token("new", "uid-1", "new");
+    let ask = || create_certificate(channel.clone(), &token, csr().1, Duration::ZERO);
+    assert_eq!(ask().await.unwrap_err().code(), Code::Unavailable, "it is not known");
+    assert_eq!(control.metric("weir_control_certificates_deferred_total").await, 1.0);
+    // It waits for the news of the pod.
+    let (answer, ()) = tokio::join!(ask(), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        place.write("new.yaml", &pod("uid-1"));
+    });
+    answer.unwrap();
+    place.write("new.yaml", &pod("uid-2"));
+    until("the next pod of this name is known", async || {
+        ask().await.is_err_and(|status| status.code() == Code::Unauthenticated)
+    })
+    .await;
+    place.remove("new.yaml");
+    until("it is gone", async || ask().await.is_err_and(|status| status.code() == Code::Unavailable)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_for_people_hold_no_secrets() {
+    let place = Place::new("secrets");
+    place.write("shop.yaml", SHOP);
+    place.write("broken.yaml", "kind: [");
+    let control = Control::start(&place);
+    until("the page says what holds it up", async || control.get("/healthz").await.contains("broken.yaml")).await;
+    let mut pages = control.get("/healthz").await;
+    place.write("broken.yaml", &route(1).replace("name: v1,", "name: nope,"));
+    let token = place.token(POD, "uid-a", "catalog");
+    let mut proxy = Proxy::start(&at(&control), &place.root(), NODE, &token);
+    proxy.names.add(Kind::Listener, "weir/inbound");
+    proxy.connected().await;
+    proxy.added().await;
+    let (_, csr) = csr();
+    let chain = create_certificate(control.channel(&place).await, &token, csr.clone(), Duration::ZERO).await.unwrap();
+    // A bad token is told of, and not told.
+    let bad = format!("{token}x");
+    create_certificate(control.channel(&place).await, &bad, csr, Duration::ZERO).await.unwrap_err();
+    for page in ["/healthz", "/metrics", "/debug/problems", "/debug/resources"] {
+        let text = control.get(page).await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{page}: {text}");
+        pages.push_str(&text);
+    }
+    assert!(
+        pages.contains("weir/inbound of shop/catalog-v1-7c9d-a") && pages.contains("there is no Service shop/nope")
+    );
+    for page in ["/", "/debug", "/debug/config", "/debug/token", "/debug/../ca/ca-key.pem", "/debug/pprof"] {
+        assert!(control.get(page).await.starts_with("HTTP/1.1 404"), "{page}: a new page belongs into this test");
+    }
+    let said = pages + &control.log.lock().unwrap().join("\n");
+    let key = support::read(&place.dir.join("ca/ca-key.pem"));
+    let lines = |pem: &str| pem.lines().filter(|line| !line.starts_with("---")).map(str::to_owned).collect::<Vec<_>>();
+    let secrets = [lines(&key), lines(&chain[0]), lines(&place.signer.serialize_pem())].concat();
+    for secret in secrets.iter().map(String::as_str).chain(token.split('.')).chain(["PRIVATE KEY", "Bearer "]) {
+        assert!(!said.contains(secret), "{secret} is told");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

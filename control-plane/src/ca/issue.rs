@@ -9,7 +9,7 @@ use rcgen::{
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 use weir_mesh::{Identity, TrustDomain};
 use weir_xds::ca::{Authority, CertificateRequest};
 
@@ -176,7 +176,14 @@ impl Issuing {
 
 impl Authority for Issuing {
     async fn create(&self, metadata: &MetadataMap, request: CertificateRequest) -> Result<Vec<String>, Status> {
-        let caller = self.catalog.caller(metadata).inspect_err(|_| self.metrics.certificates_refused.add(1))?;
+        let caller = self.catalog.known_caller(metadata).await.inspect_err(|status| {
+            if status.code() == Code::Unavailable {
+                self.metrics.certificates_deferred.add(1);
+                tracing::warn!(reason = status.message(), "no certificate issued: the caller is to ask again");
+            } else {
+                self.metrics.certificates_refused.add(1);
+            }
+        })?;
         match self.issue(&caller, &request) {
             Ok(chain) => {
                 self.metrics.certificates_issued.add(1);

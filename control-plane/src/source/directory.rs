@@ -3,6 +3,9 @@
 //! Files `*.yaml`, `*.yml` and `*.json`, without sub-folders; names that start with a dot are passed over (temporary files). A
 //! file that does not parse keeps its last good objects, and its problems are told. An object in two files is taken from the
 //! first by name. inotify says what changed; every 30 s everything is looked at again, for file systems that say nothing.
+//!
+//! What a file holds that has never parsed is not known, so nothing may be called absent: `Synced` waits until every file that
+//! is there has parsed once, or is gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -38,6 +41,18 @@ pub struct Directory {
     files: BTreeMap<PathBuf, File>,
     /// Which files hold an object.
     holders: HashMap<ItemRef, BTreeSet<PathBuf>>,
+    /// The folder was listed at least once.
+    listed: bool,
+    start: Start,
+}
+
+/// How far the first reading is.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// Not done: this holds it up.
+    Held(Vec<String>),
+    /// `Synced` was told.
+    Done,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +60,9 @@ struct File {
     stamp: Option<Stamp>,
     /// Last good content.
     items: HashMap<ItemRef, Item>,
-    failing: bool,
+    parsed_once: bool,
+    /// What is wrong with it now: its first problem.
+    trouble: Option<String>,
 }
 
 /// Changes when a file is written or replaced.
@@ -80,20 +97,33 @@ impl Directory {
             .watches()
             .add(path, mask)
             .with_context(|| format!("--config-dir {}: can not be watched", path.display()))?;
-        Ok(Self { path: path.to_owned(), events: Some(events), files: BTreeMap::new(), holders: HashMap::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            events: Some(events),
+            files: BTreeMap::new(),
+            holders: HashMap::new(),
+            listed: false,
+            start: Start::Held(Vec::new()),
+        })
     }
 
     /// Looks, and gives what differs from before.
     fn look(&mut self, look: Look) -> Batch {
         let mut batch = Batch::new();
+        let look = if self.listed { look } else { Look::All };
+        let all = matches!(look, Look::All);
         // What inotify names is read in any case: two writes within the clock's grain look alike.
         let surely = matches!(look, Look::At(_));
         let paths: BTreeSet<PathBuf> = match look {
             Look::At(paths) => paths,
             Look::All => match list(&self.path) {
-                Ok(paths) => paths.into_iter().chain(self.files.keys().cloned()).collect(),
+                Ok(paths) => {
+                    self.listed = true;
+                    paths.into_iter().chain(self.files.keys().cloned()).collect()
+                }
                 Err(error) => {
                     tracing::error!(dir = %self.path.display(), %error, "the folder can not be read: everything stays as it was");
+                    self.begin(vec![format!("{}: {error}", self.path.display())], all, &mut batch);
                     return batch;
                 }
             },
@@ -101,7 +131,32 @@ impl Directory {
         for path in paths {
             self.read(&path, surely, &mut batch);
         }
+        let unread = self.files.values().filter(|file| !file.parsed_once).filter_map(|file| file.trouble.clone());
+        self.begin(unread.collect(), all, &mut batch);
         batch
+    }
+
+    /// Says that everything is read, or what holds that up: whenever it changes, and again each time that all is looked at.
+    fn begin(&mut self, unread: Vec<String>, again: bool, batch: &mut Batch) {
+        let Start::Held(before) = &self.start else { return };
+        if unread.is_empty() {
+            tracing::info!(dir = %self.path.display(), files = self.files.len(), "manifests read");
+            self.start = Start::Done;
+            batch.push(Change::Synced);
+            return;
+        }
+        let differs = *before != unread;
+        if differs || again {
+            for problem in &unread {
+                tracing::error!(
+                    "NOT READY, proxies are not answered and keep what they have: {problem}: mend this file or remove it"
+                );
+            }
+        }
+        if differs {
+            batch.push(Change::Held(unread.clone()));
+            self.start = Start::Held(unread);
+        }
     }
 
     fn read(&mut self, path: &Path, surely: bool, batch: &mut Batch) {
@@ -112,7 +167,7 @@ impl Directory {
             Load::Gone => {
                 if let Some(file) = self.files.remove(path) {
                     tracing::info!(file = name, objects = file.items.len(), "removed");
-                    if file.failing {
+                    if file.trouble.is_some() {
                         batch.push(Change::Problems(name, Vec::new()));
                     }
                     self.replace(path, file.items, HashMap::new(), batch);
@@ -121,7 +176,7 @@ impl Directory {
             Load::Bad(stamp, problems) => {
                 let file = self.files.entry(path.to_owned()).or_default();
                 file.stamp = stamp;
-                file.failing = true;
+                file.trouble = Some(problems.first().map_or_else(|| name.clone(), ToString::to_string));
                 for problem in &problems {
                     tracing::error!(file = name, kept = file.items.len(), "{problem}");
                 }
@@ -130,7 +185,8 @@ impl Directory {
             Load::Good(stamp, items) => {
                 let file = self.files.entry(path.to_owned()).or_default();
                 file.stamp = Some(stamp);
-                if std::mem::take(&mut file.failing) {
+                file.parsed_once = true;
+                if file.trouble.take().is_some() {
                     tracing::info!(file = name, "mended");
                     batch.push(Change::Problems(name, Vec::new()));
                 }
@@ -182,9 +238,7 @@ impl Directory {
 
 impl Source for Directory {
     async fn run(mut self, batches: mpsc::Sender<Batch>) {
-        let mut first = self.look(Look::All);
-        tracing::info!(dir = %self.path.display(), files = self.files.len(), changes = first.len(), "manifests read");
-        first.push(Change::Synced);
+        let first = self.look(Look::All);
         if batches.send(first).await.is_err() {
             return;
         }

@@ -32,6 +32,9 @@ pub enum Change {
     Delete(ItemRef),
     /// Everything that was there at the start has been told.
     Synced,
+    /// What was there at the start can not be told whole before this is mended or removed, one line each; comes before `Synced`
+    /// only, and replaces what was told so before.
+    Held(Vec<String>),
     /// What is wrong at one place (such as a file) now; an empty list once it is mended.
     Problems(String, Vec<Problem>),
 }
