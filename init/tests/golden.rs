@@ -8,7 +8,7 @@ use weir_mesh::CaptureSettings;
 
 #[test]
 fn rules_as_text() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = Path::new("tests/golden");
     for (name, json) in [
         ("default", r#"{"version":1}"#),
         ("ports", r#"{"version":1,"excludeInboundPorts":[22,9100,22,15020],"excludeOutboundPorts":[25,53]}"#),

@@ -23,7 +23,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = Path::new("tests/golden");
     let mut cases: Vec<Case> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -65,7 +65,7 @@ fn goldens() {
     let mut wrong = Vec::new();
     for case in &cases {
         let got = format!("{}\n", serde_json::to_string_pretty(&outcome(case)).unwrap());
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{}.out.json", case.name));
+        let file = format!("tests/golden/{}.out.json", case.name);
         if update {
             std::fs::write(&file, &got).unwrap();
         } else if std::fs::read_to_string(&file).unwrap_or_default() != got {

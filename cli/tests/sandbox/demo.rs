@@ -19,8 +19,8 @@ fn demo(sandbox: &Sandbox, args: &[&str]) -> Command {
     for program in ["weir-cni", "weir-control", "weir-proxy", "weir-webhook"] {
         assert!(bin_dir.join(program).is_file(), "{program} is not built: run `cargo build --workspace` first");
     }
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/canary");
-    let mut command = sandbox.command("demo", &[example.to_str().unwrap()]);
+    let example = "../examples/canary";
+    let mut command = sandbox.command("demo", &[example]);
     command.args(args);
     command
 }

@@ -276,11 +276,23 @@ pub fn connect(source: Option<SocketAddr>, to: SocketAddr) -> std::io::Result<Tc
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if let Some(source) = source {
-        socket.bind(&source.into())?;
+        when_free(|| socket.bind(&source.into()))?;
     }
     socket.connect_timeout(&to.into(), LIMIT)?;
     socket.set_read_timeout(Some(LIMIT))?;
     Ok(socket.into())
+}
+
+/// A program that another test starts at this moment holds copies of all our sockets between its fork and its exec, also of
+/// those that we have closed since: their ports are free a moment later.
+fn when_free<T>(mut bind: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 0..200 {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => thread::sleep(Duration::from_millis(5)),
+            result => return result,
+        }
+    }
+    bind()
 }
 
 pub fn listen(address: SocketAddr) -> TcpListener {
@@ -289,7 +301,7 @@ pub fn listen(address: SocketAddr) -> TcpListener {
         socket.set_only_v6(true).unwrap();
     }
     socket.set_reuse_address(true).unwrap();
-    socket.bind(&address.into()).unwrap_or_else(|error| panic!("{address}: {error}"));
+    when_free(|| socket.bind(&address.into())).unwrap_or_else(|error| panic!("{address}: {error}"));
     socket.listen(64).unwrap();
     socket.into()
 }
@@ -334,7 +346,7 @@ impl Servers {
             if address.is_ipv6() {
                 socket.set_only_v6(true).unwrap();
             }
-            socket.bind(&address.into()).unwrap();
+            when_free(|| socket.bind(&address.into())).unwrap();
             UdpSocket::from(socket)
         });
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -373,7 +385,7 @@ pub fn original(stream: &TcpStream) -> String {
 /// Asks by UDP and returns the answer, or how it failed.
 pub fn ask(source: SocketAddr, to: SocketAddr) -> String {
     let ask = || {
-        let socket = UdpSocket::bind(source)?;
+        let socket = when_free(|| UdpSocket::bind(source))?;
         socket.set_read_timeout(Some(Duration::from_millis(500)))?;
         socket.connect(to)?;
         socket.send(b"?")?;

@@ -268,7 +268,7 @@ pub struct Case {
 
 /// Reads `proxy/fuzz-corpus/NAME`: `VERDICT HYPER BYTES`, the bytes with `\r`, `\n`, `\t`, `\\`, `\xNN` and `\*N{text}` (N times).
 pub fn corpus(name: &str) -> Vec<Case> {
-    let path = format!("{}/fuzz-corpus/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("fuzz-corpus/{name}");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines
