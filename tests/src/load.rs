@@ -13,6 +13,8 @@ use std::{
 
 use crate::{http::Client, netns::Netns, pod::Pod, until};
 
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -29,7 +31,8 @@ impl Outcome {
     }
 }
 
-/// Running requests: half of the threads send GET, the others POST; each uses a connection for 50 requests.
+/// Running requests: half of the threads send GET, the others POST; each uses a connection for 50 requests, and pauses between
+/// requests, so that other tests have the machine's processors too.
 pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -93,6 +96,7 @@ fn send(netns: &Netns, to: SocketAddr, post: bool, stop: &AtomicBool, done: &Ato
         };
         let response = if post { connection.try_post("/load", b"some body") } else { connection.try_get("/load") };
         done.fetch_add(1, Relaxed);
+        std::thread::sleep(PAUSE);
         match response {
             Ok(response) if response.status == 200 => {
                 let pod = response.header("x-pod").unwrap_or_default().to_owned();

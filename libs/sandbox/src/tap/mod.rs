@@ -8,6 +8,7 @@ mod socket;
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,6 +20,7 @@ pub use flow::{FlowReport, Side, Verdict};
 
 /// A running capture.
 pub struct Tap {
+    socket: Arc<OwnedFd>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<FlowReport>>,
 }
@@ -29,15 +31,15 @@ impl Tap {
     /// # Errors
     /// Where there is no such interface, or no right to look.
     pub fn start(interface: &str) -> io::Result<Self> {
-        let socket = socket::open(interface)?;
+        let socket = Arc::new(socket::open(interface)?);
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (source, stopped) = (socket.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("tap".into()).spawn(move || {
             let mut flows = flow::Flows::default();
             // The largest packet that the kernel merges for a local link.
             let mut buffer = vec![0; 128 * 1024];
             loop {
-                match socket::receive(&socket, &mut buffer) {
+                match socket::receive(&source, &mut buffer) {
                     Ok(Some(n)) => flows.packet(buffer.get(..n).unwrap_or_default()),
                     // Nothing waits: what was asked to stop has seen everything.
                     Ok(None) if stopped.load(Ordering::Acquire) => break,
@@ -47,11 +49,12 @@ impl Tap {
             }
             flows.reports()
         })?;
-        Ok(Self { stop, thread })
+        Ok(Self { socket, stop, thread })
     }
 
-    /// Stops, and tells what was seen.
+    /// Stops, and tells what was seen until now, however much goes on.
     pub fn stop(self) -> Vec<FlowReport> {
+        socket::close_to_new(&self.socket);
         self.stop.store(true, Ordering::Release);
         self.thread.join().unwrap_or_default()
     }

@@ -1,9 +1,9 @@
 //! A packet socket on one interface.
-#![allow(unsafe_code)] // no safe wrapper can build a sockaddr_ll
+#![allow(unsafe_code)] // no safe wrapper can build a sockaddr_ll or attach a filter
 
 use std::{
     io,
-    mem::size_of,
+    mem::{size_of, size_of_val},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
@@ -17,6 +17,8 @@ use nix::{
 
 /// Memory for packets that were not looked at yet, in bytes.
 const BUFFER: usize = 16 * 1024 * 1024;
+/// BPF's instruction that ends a filter with a constant: how many bytes of the packet to take.
+const RETURN: u16 = 0x06;
 /// How long a receive waits, in milliseconds.
 const WAIT_MS: i64 = 50;
 
@@ -46,6 +48,24 @@ pub(super) fn open(interface: &str) -> io::Result<OwnedFd> {
         libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length)
     };
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+}
+
+/// Takes no more packets; those that wait can still be received.
+pub(super) fn close_to_new(socket: &OwnedFd) {
+    // Accepts no byte of any packet.
+    let mut nothing = libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    let length = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or_default();
+    // SAFETY: the kernel copies a program of one instruction, which lives until after the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length,
+        );
+    }
 }
 
 /// The next packet; nothing where none came for a while.
