@@ -10,7 +10,7 @@ pub enum ManifestError {
     /// A pod in it can not be in the mesh as it is.
     #[error("{object}: {refusal}")]
     Refused {
-        /// `KIND/NAME` of the object.
+        /// `KIND/NAME` of the object, or `KIND (unnamed)`.
         object: String,
         /// All reasons.
         refusal: Refusal,
@@ -73,7 +73,8 @@ fn inject_at(
     };
     let meta = |key: &str| object.pointer(&format!("/metadata/{key}")).and_then(Value::as_str).unwrap_or_default();
     let name = if meta("name").is_empty() { meta("generateName") } else { meta("name") };
-    let (id, namespace) = (format!("{kind}/{name}"), meta("namespace").to_owned());
+    let id = if name.is_empty() { format!("{kind} (unnamed)") } else { format!("{kind}/{name}") };
+    let namespace = meta("namespace").to_owned();
     let pod = object.pointer_mut(place).filter(|pod| pod.is_object());
     let pod = pod.ok_or_else(|| ManifestError::Template { object: id.clone(), path: place.replace('/', ".") })?;
     let refused = |refusal| ManifestError::Refused { object: id.clone(), refusal };
