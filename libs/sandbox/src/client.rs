@@ -149,17 +149,25 @@ impl Client {
         }
     }
 
-    /// Runs a program in a container and keeps what it says.
+    /// Runs a program in a pod's first container and keeps what it says.
     ///
     /// # Errors
     /// [`ClientError`]
     pub fn run(&self, pod: &str, command: &[&str]) -> Result<Output, ClientError> {
+        self.run_in(pod, None, command)
+    }
+
+    /// Runs a program in a container and keeps what it says.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn run_in(&self, pod: &str, container: Option<&str>, command: &[&str]) -> Result<Output, ClientError> {
         let null = std::fs::File::open("/dev/null").map_err(self.broken())?;
         let (mut out, out_end) = io::pipe().map_err(self.broken())?;
         let (mut err, err_end) = io::pipe().map_err(self.broken())?;
         let exec = Exec {
             pod: pod.to_owned(),
-            container: None,
+            container: container.map(str::to_owned),
             command: command.iter().map(|part| (*part).to_owned()).collect(),
         };
         let files = [null.as_raw_fd(), out_end.as_raw_fd(), err_end.as_raw_fd()];
@@ -178,6 +186,18 @@ impl Client {
         });
         let code = self.exit_code(&mut reader)?;
         Ok(Output { code, stdout, stderr })
+    }
+
+    /// The packet rules of a pod's network namespace, as `nft list ruleset` writes them; empty where there is none.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn rules(&self, pod: &str) -> Result<String, ClientError> {
+        let mut reader = self.ask(&Request::Rules { pod: pod.to_owned() }, &[])?;
+        match self.response(&mut reader)? {
+            Response::Rules(rules) => Ok(rules),
+            _ => self.unexpected(),
+        }
     }
 
     /// Starts to look at the link of a pod.

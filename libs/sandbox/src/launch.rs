@@ -19,12 +19,14 @@ use nix::{
     unistd::{Pid, Uid, setsid},
 };
 use serde::{Deserialize, Serialize};
+use weir_mesh::names::{PROXY_CONTAINER, SYSTEM_NAMESPACE};
 
 use crate::{
     api::load::{self, LoadError},
     client::{Client, ClientError},
     cni,
     layout::{Layout, write_atomic},
+    pod::{PodStatus, state::ContainerState},
     runtime::logs::tail,
     supervisor::{self, Options, ServeError, protocol::Status},
 };
@@ -33,6 +35,9 @@ use crate::{
 pub const SERVE_COMMAND: &str = "sandbox-serve";
 /// Its second step, inside the namespaces.
 pub const SERVE_INSIDE_COMMAND: &str = "sandbox-serve-inside";
+
+/// Asks a proxy once whether it is ready, by the program that its `postStart` hook runs.
+const PROXY_WAIT: [&str; 4] = ["/weir-proxy", "wait", "--timeout", "0"];
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -318,11 +323,11 @@ fn wait_until_ready(
                 let hopeless: Vec<_> =
                     status.pods.iter().filter(|(_, pod)| pod.status.hopeless).map(|(name, _)| name.as_str()).collect();
                 if !hopeless.is_empty() {
-                    return Err(LaunchError::NotReady(report(up, &status, "can not become ready")));
+                    return Err(LaunchError::NotReady(report(up, &client, &status, "can not become ready")));
                 }
                 if begun.elapsed() > up.limit {
                     let what = format!("did not become ready within {} s", up.limit.as_secs());
-                    return Err(LaunchError::NotReady(report(up, &status, &what)));
+                    return Err(LaunchError::NotReady(report(up, &client, &status, &what)));
                 }
             }
             Err(_) if begun.elapsed() < SUPERVISOR => {}
@@ -361,8 +366,8 @@ impl Reporter {
                 .pods
                 .iter()
                 .filter(|(_, pod)| !pod.status.ready)
-                .map(|(name, pod)| match &pod.status.message {
-                    Some(message) => format!("{name} ({message})"),
+                .map(|(name, pod)| match why(&pod.status) {
+                    Some(reason) => format!("{name} ({reason})"),
                     None => name.clone(),
                 })
                 .collect();
@@ -372,12 +377,31 @@ impl Reporter {
     }
 }
 
+/// What a pod waits for, where that is known: its own reason, or that of a container which was started before.
+fn why(pod: &PodStatus) -> Option<&str> {
+    let containers = pod.containers.iter().filter(|container| container.restarts > 0);
+    let mut reasons = containers.filter_map(|container| match &container.state {
+        ContainerState::Waiting(reason) => Some(reason.as_str()),
+        _ => None,
+    });
+    pod.message.as_deref().or_else(|| reasons.next())
+}
+
+/// Why a running proxy is not ready, in its own words.
+fn proxy_says(client: &Client, pod: &str) -> Option<String> {
+    let output = client.run_in(pod, Some(PROXY_CONTAINER), &PROXY_WAIT).ok()?;
+    let said = output.stderr.trim();
+    (output.code != 0 && !said.is_empty()).then(|| said.to_owned())
+}
+
 /// Says which pods are not ready, why, and what their containers said last.
-fn report(up: &Up, status: &Status, what: &str) -> String {
-    use crate::pod::state::ContainerState;
+fn report(up: &Up, client: &Client, status: &Status, what: &str) -> String {
     use std::fmt::Write;
     let mut out = String::new();
-    let waiting = status.pods.iter().filter(|(_, pod)| !pod.status.ready);
+    let mut waiting: Vec<_> = status.pods.iter().filter(|(_, pod)| !pod.status.ready).collect();
+    // The mesh's own pods first: where they are not ready, the others wait for them.
+    let system = format!("{SYSTEM_NAMESPACE}/");
+    waiting.sort_by_key(|(name, _)| !name.starts_with(&system));
     // Writing into a String does not fail.
     for (name, pod) in waiting {
         let _ = write!(out, "{}pod {name} {what}", if out.is_empty() { "" } else { "\n" });
@@ -393,6 +417,12 @@ fn report(up: &Up, status: &Status, what: &str) -> String {
                 ContainerState::Ended(code) => format!("ended with exit code {code}"),
             };
             let _ = write!(out, "\n  container {}: {state}", container.name);
+            if container.name == PROXY_CONTAINER
+                && container.state == ContainerState::Running
+                && let Some(reason) = proxy_says(client, name)
+            {
+                let _ = write!(out, "\n    {reason}");
+            }
             let (namespace, pod_name) = name.split_once('/').unwrap_or_default();
             let log = tail(&up.layout.log(namespace, pod_name, &container.name), 8);
             for line in log.lines() {

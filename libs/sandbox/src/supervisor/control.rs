@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     fds,
+    net::{self, namespace::Enter},
     runtime::{container::Streams, init::exit_code, process::CAN_NOT_RUN},
     tap::Tap,
 };
@@ -104,6 +105,10 @@ async fn answer(
             send(&mut stream, &response).await
         }
         Request::Tap { pod } => tap(stream, &pod, cluster).await,
+        Request::Rules { pod } => {
+            let response = rules(&pod, cluster).await.map_or_else(Response::Error, Response::Rules);
+            send(&mut stream, &response).await
+        }
     }
 }
 
@@ -149,6 +154,15 @@ async fn run(exec: &Exec, files: Vec<OwnedFd>, cluster: &Arc<Cluster>, stream: &
             Ok(CAN_NOT_RUN)
         }
     }
+}
+
+/// Looks from the node, as a container has no right to.
+async fn rules(pod: &str, cluster: &Arc<Cluster>) -> Result<String, String> {
+    let pod = cluster.find(pod)?;
+    let netns = cluster.node.layout.netns().join(&pod.uid);
+    let look = move || Enter::net(&netns)?.run(|| net::run("nft", &["list", "ruleset"], None));
+    let looked = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+    looked.map_err(|error| format!("rules of {}: {error}", pod.reference()))
 }
 
 async fn tap(mut stream: UnixStream, pod: &str, cluster: &Arc<Cluster>) -> io::Result<()> {

@@ -21,6 +21,11 @@ pub enum Request {
         /// `NAMESPACE/POD`, or what [`crate::supervisor::cluster::Cluster::find`] takes.
         pod: String,
     },
+    /// The packet rules of a pod's network namespace.
+    Rules {
+        /// As for [`Request::Tap`].
+        pod: String,
+    },
     /// Ends the sandbox.
     Stop,
 }
@@ -53,6 +58,8 @@ pub enum Response {
     },
     /// What the tap saw.
     Flows(Vec<FlowReport>),
+    /// The rules, as `nft list ruleset` writes them; empty where there is none.
+    Rules(String),
     /// Done.
     Done,
     /// It can not be.
