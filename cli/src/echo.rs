@@ -42,7 +42,7 @@ async fn serve(arguments: &Arguments) -> std::io::Result<()> {
     let listener = TcpListener::bind(arguments.listen).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let version: Arc<str> = arguments.version.as_str().into();
-    println!("listening on {}", arguments.listen);
+    say!("listening on {}", arguments.listen);
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {

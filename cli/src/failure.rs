@@ -27,7 +27,7 @@ impl Failure {
 
     /// Says it, and gives the exit code.
     pub(crate) fn print(&self) -> ExitCode {
-        eprintln!("weir: {}", self.message);
+        complain!("weir: {}", self.message);
         ExitCode::from(self.code)
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 use weir_webhook::{Redirect, Settings, inject_manifest_with_warnings};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, out};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -53,15 +53,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut out = String::new();
     for path in &arguments.files {
         let name = path.display().to_string();
-        let text = read(path).map_err(|error| Failure::usage(format!("{name}: {error}")))?;
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&text).map_err(|error| Failure::usage(format!("{name}: {error}")))?;
-        for document in documents.into_iter().filter(|document| !document.is_null()) {
+        let text = read(path).map_err(|error| {
+            Failure::usage(format!("{name}: {error}: name a file of manifests, or `-` for standard input"))
+        })?;
+        for document in documents(&name, &text)? {
             let mut warnings = Vec::new();
             let injected = inject_manifest_with_warnings(&settings, document, &mut warnings)
                 .map_err(|error| Failure::failed(format!("{name}: {error}")))?;
             for warning in warnings {
-                eprintln!("weir: {name}: {warning}");
+                complain!("weir: {name}: {warning}");
             }
             let yaml = serde_saphyr::to_string(&injected).map_err(Failure::failed)?;
             out.push_str("---\n");
@@ -71,8 +71,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
         }
     }
-    print!("{out}");
+    out::text(format_args!("{out}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The objects of a file; empty documents are left out.
+fn documents(name: &str, text: &str) -> Result<Vec<Value>, Failure> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let line = error.location().map_or_else(String::new, |location| format!(":{}", location.line()));
+        let cause = error.to_string();
+        let cause = cause.lines().next().unwrap_or_default();
+        Failure::usage(format!("{name}{line}: is no YAML: {cause}: correct it there; nothing was injected"))
+    })?;
+    for (at, document) in documents.iter().enumerate().filter(|(_, document)| !document.is_null()) {
+        if document.get("kind").and_then(Value::as_str).is_none() {
+            let which = at.saturating_add(1);
+            return Err(Failure::usage(format!(
+                "{name}: document {which} is no object with a `kind`: give whole manifests, as for `kubectl apply`"
+            )));
+        }
+    }
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 fn read(path: &PathBuf) -> io::Result<String> {

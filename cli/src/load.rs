@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     (report.p50_us, report.p99_us, report.max_us) = (at(50), at(99), at(100));
     report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     report.started_ms = u64::try_from(started_ms).unwrap_or(u64::MAX);
-    println!("{}", serde_json::to_string(&report).map_err(Failure::failed)?);
+    say!("{}", serde_json::to_string(&report).map_err(Failure::failed)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,6 +3,12 @@
 //! One command per module. The commands without help text are steps of the sandbox: this executable starts itself in other
 //! namespaces, and is the built-in programs of its containers.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody reads: `say!` and `complain!` do not
+
+// First, for its macros.
+#[macro_use]
+mod out;
+
 mod demo;
 mod echo;
 mod failure;
@@ -55,8 +61,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // A pipe that nobody reads any more ends this program quietly, as it does others (`weir sandbox logs | head`).
-    match run(Arguments::parse().command) {
+    let done = run(Arguments::parse().command);
+    match done.and_then(|code| out::finish().map(|()| code)) {
         Ok(code) => code,
         Err(failure) => failure.print(),
     }
@@ -67,11 +73,13 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Sandbox(command) => sandbox::run(command),
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Version => {
-            println!("weir {}", env!("CARGO_PKG_VERSION"));
+            say!("weir {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut visible(), "weir", &mut script);
+            out::bytes(&script);
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve(arguments) => sandbox::serve(&arguments),
@@ -81,6 +89,13 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Echo(arguments) => echo::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     }
+}
+
+/// The commands that a person types: the scripts would offer hidden ones as well.
+fn visible() -> clap::Command {
+    let all = Arguments::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    clap::Command::new("weir").version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true).subcommands(shown)
 }
 
 /// The last step before a container's program: its description comes by standard input at the container's start, and by the

@@ -28,13 +28,13 @@ impl Cleanup {
         self.armed = false;
     }
 
-    /// Takes it back now, looks whether something is left, and says so.
-    pub(super) fn now(&mut self) -> Result<&'static str, LaunchError> {
+    /// Takes it back now; whether nothing is left then.
+    pub(super) fn now(&mut self) -> Result<bool, LaunchError> {
         self.armed = false;
         let result = launch::down(&self.layout).map(|_| ());
         let _ = fs::remove_dir_all(&self.folder);
         result?;
-        Ok(if self.layout.root().exists() || self.folder.exists() { "FILES ARE LEFT" } else { "nothing is left" })
+        Ok(!self.layout.root().exists() && !self.folder.exists())
     }
 }
 
@@ -43,7 +43,7 @@ impl Drop for Cleanup {
         if self.armed
             && let Err(error) = self.now()
         {
-            eprintln!("weir: {error}");
+            complain!("weir: {error}");
         }
     }
 }

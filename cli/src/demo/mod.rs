@@ -23,13 +23,13 @@ use clap::Args;
 use weir_sandbox::{
     Client, Layout,
     client::{ClientError, Output},
-    launch::{self, Up},
+    launch::{self, LaunchError, Up},
     supervisor::protocol::Status,
 };
 
 use crate::{
     failure::Failure,
-    load,
+    load, out,
     sandbox::{bin_dir, fail, on_interrupt},
 };
 use cleanup::Cleanup;
@@ -38,6 +38,10 @@ use cleanup::Cleanup;
 const CLIENT: &str = "shop/deploy/client";
 /// The pod that calls, outside of the mesh.
 const OUTSIDER: &str = "outside/deploy/client";
+/// Longest time for the whole demo: a minute is what the README promises.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Exit code where nobody read to the end, as a shell shows a program that ended by SIGPIPE.
+const UNREAD: u8 = 141;
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -71,7 +75,7 @@ struct Demo {
 /// Why a step could not go on.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// Someone interrupted.
+    /// Someone interrupted, or nobody reads any more.
     Interrupted,
     /// It can not.
     Failed(String),
@@ -107,13 +111,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         temporary: true,
     };
     view::title("Start", "manifests -> API objects -> admission -> network namespaces -> redirect -> proxies");
-    let mut progress = |line: &str| println!("  {:5.1} s  {line}", begun.elapsed().as_secs_f64());
-    let client = launch::up(&up, &interrupted, &mut progress).map_err(fail)?;
+    let mut progress = |line: &str| {
+        say!("  {:5.1} s  {line}", begun.elapsed().as_secs_f64());
+        if out::closed() {
+            interrupted.store(true, Ordering::Relaxed);
+        }
+    };
+    let client = match launch::up(&up, &interrupted, &mut progress) {
+        Err(LaunchError::Interrupted) if out::closed() => return Ok(ExitCode::from(UNREAD)),
+        started => started.map_err(fail)?,
+    };
     let mut demo = Demo { client, layout, folder, interrupted, failed: Vec::new() };
     match demo.steps() {
         Ok(()) => {}
         Err(Stop::Interrupted) => {
             drop(cleanup);
+            if out::closed() {
+                return Ok(ExitCode::from(UNREAD));
+            }
             return Err(Failure::interrupted("interrupted; everything was taken down"));
         }
         Err(Stop::Failed(reason)) => demo.failed.push(reason),
@@ -123,11 +138,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         demo.say_where_to_look();
     } else {
         let begun = Instant::now();
-        let left = cleanup.now().map_err(fail)?;
+        let nothing_left = cleanup.now().map_err(fail)?;
         view::title("End", "");
-        println!("  taken down in {:.1} s, {left}", begun.elapsed().as_secs_f64());
+        let took = begun.elapsed().as_secs_f64();
+        let left = if nothing_left { "nothing is left" } else { "files are left" };
+        demo.expect(nothing_left, &format!("taken down in {took:.1} s, {left}"));
     }
-    println!("  the whole demo took {:.1} s", begun.elapsed().as_secs_f64());
+    let (took, limit) = (begun.elapsed(), LIMIT.as_secs());
+    demo.expect(took < LIMIT, &format!("the whole demo took {:.1} s (at most {limit})", took.as_secs_f64()));
     if demo.failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -155,20 +173,20 @@ impl Demo {
             format!("edit {} and see what changes", self.folder.join("route.yaml").display()),
             format!("weir sandbox down --name {name}"),
         ] {
-            println!("  {line}");
+            say!("  {line}");
         }
     }
 
     /// Notes an expectation: printed, and where it does not hold kept for the end.
     fn expect(&mut self, holds: bool, what: &str) {
-        println!("  {} {what}", if holds { "ok  " } else { "FAIL" });
+        say!("  {} {what}", if holds { "ok  " } else { "FAIL" });
         if !holds {
             self.failed.push(what.to_owned());
         }
     }
 
     fn go_on(&self) -> Step {
-        if self.interrupted.load(Ordering::Relaxed) { Err(Stop::Interrupted) } else { Ok(()) }
+        if self.interrupted.load(Ordering::Relaxed) || out::closed() { Err(Stop::Interrupted) } else { Ok(()) }
     }
 
     /// Waits until the condition gives something.

@@ -1,5 +1,7 @@
 //! Part 4: a pod that is not part of the mesh.
 
+use weir_mesh::names::PREFIX as MARK;
+
 use super::{CLIENT, Demo, OUTSIDER, Step, metrics, split::errors, view};
 
 pub(super) fn run(demo: &mut Demo) -> Step {
@@ -8,6 +10,28 @@ pub(super) fn run(demo: &mut Demo) -> Step {
     let outside = status.pods.iter().find(|(name, _)| name.starts_with("outside/"));
     let containers = outside.map_or(0, |(_, pod)| pod.status.containers.len());
     demo.expect(containers == 1, &format!("it has {containers} container and nothing else was added"));
+    let marks: Vec<&str> = outside.map_or_else(Vec::new, |(_, pod)| {
+        let keys = pod.annotations.keys().chain(pod.labels.keys());
+        keys.map(String::as_str).filter(|key| key.starts_with(MARK)).collect()
+    });
+    demo.expect(
+        outside.is_some() && marks.is_empty(),
+        &format!(
+            "it has no label and no annotation {MARK}{}",
+            if marks.is_empty() { "…" } else { "… but it has some" }
+        ),
+    );
+    // The same look at a pod of the mesh shows that the look itself works.
+    let (without, with) = (demo.client.rules(OUTSIDER)?, demo.client.rules(CLIENT)?);
+    let lines = |rules: &str| rules.lines().filter(|line| !line.trim().is_empty()).count();
+    demo.expect(
+        lines(&without) == 0 && with.contains("15001"),
+        &format!(
+            "its network namespace has {} lines of nft rules, that of the mesh's client {}",
+            lines(&without),
+            lines(&with)
+        ),
+    );
     let before = plaintext(demo)?;
     let report = demo.load(OUTSIDER, &["http://catalog.shop/", "--requests", "100"])?;
     let ok = report.statuses.get(&200).copied().unwrap_or(0);

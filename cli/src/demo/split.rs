@@ -27,8 +27,7 @@ pub(super) fn run(demo: &mut Demo) -> Step {
         flows.push((pod, tap.stop()?));
     }
     identity(demo)?;
-    wire(demo, &flows);
-    Ok(())
+    wire(demo, &flows)
 }
 
 fn split(demo: &mut Demo) -> Step {
@@ -122,13 +121,13 @@ fn identity(demo: &mut Demo) -> Step {
             .map(str::to_owned)
     });
     if let Some(line) = log {
-        println!("       one line of a server's access log: {line}");
+        say!("       one line of a server's access log: {line}");
     }
     Ok(())
 }
 
 /// What was on the links between pods.
-fn wire(demo: &mut Demo, flows: &[(String, Vec<FlowReport>)]) {
+fn wire(demo: &mut Demo, flows: &[(String, Vec<FlowReport>)]) -> Step {
     let mut rows = vec![view::row([
         "LINK OF",
         "CONNECTIONS",
@@ -165,10 +164,51 @@ fn wire(demo: &mut Demo, flows: &[(String, Vec<FlowReport>)]) {
             &first.unwrap_or_default(),
         ]));
     }
-    println!("\n  captured on the links between the pods, ports 8080 and 6379:");
+    say!("\n  captured on the links between the pods, ports 8080 and 6379:");
     view::rows(&rows);
     demo.expect(
         tls > 0 && other == 0,
         &format!("every byte of all {tls} captured connections belongs to a TLS record, {other} carried anything else"),
     );
+    hops(demo, flows)
+}
+
+/// Every hop is seen twice: on the client's link, going to the server, and on the server's own.
+fn hops(demo: &mut Demo, flows: &[(String, Vec<FlowReport>)]) -> Step {
+    let status = demo.client.status()?;
+    let mut servers = Vec::new();
+    for (name, pod) in &status.pods {
+        let app = pod.labels.get("app").filter(|_| name.starts_with("shop/")).map(String::as_str);
+        // Which pods of catalog are asked is up to the balancing.
+        let asked = match app {
+            Some("redis") => true,
+            Some("catalog") => metrics::of(demo, name)?.iter().any(|sample| {
+                sample.name == "istio_requests_total" && sample.is("reporter", "destination") && sample.value > 0.0
+            }),
+            _ => false,
+        };
+        if let (true, Some(address)) = (asked, pod.status.address) {
+            servers.push((name, address));
+        }
+    }
+    let tls_to = |link: &str, address| {
+        let of_link = flows.iter().filter(|(pod, _)| pod.starts_with(link)).flat_map(|(_, flows)| flows);
+        let mut there = of_link.filter(|flow| *flow.server.ip() == address && APP_PORTS.contains(&flow.server.port()));
+        there.any(|flow| flow.verdict() == Verdict::Tls)
+    };
+    let without: Vec<&str> = servers
+        .iter()
+        .filter(|(name, address)| !tls_to("shop/client-", *address) || !tls_to(name, *address))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let catalogs = servers.iter().filter(|(name, _)| name.starts_with("shop/catalog-")).count();
+    let redis = servers.len() - catalogs;
+    let missing = if without.is_empty() { String::new() } else { format!(", but not to {}", without.join(", ")) };
+    demo.expect(
+        catalogs >= 2 && redis == 1 && without.is_empty(),
+        &format!(
+            "TLS is on both links of every hop: from the client to {catalogs} pods of catalog and to redis{missing}"
+        ),
+    );
+    Ok(())
 }

@@ -89,10 +89,10 @@ pub(super) fn refusal(demo: &mut Demo) -> Step {
     let told = refused(demo);
     let removed = fs::remove_file(demo.folder.join(REFUSED_FILE));
     let (bad, escaping) = told?;
-    println!("\n  a manifest with a bad annotation is not taken, and what runs goes on:");
-    println!("    {bad}");
-    println!("  a pod that runs as the proxy's user is refused by the webhook:");
-    println!("    {escaping}");
+    say!("\n  a manifest with a bad annotation is not taken, and what runs goes on:");
+    say!("    {bad}");
+    say!("  a pod that runs as the proxy's user is refused by the webhook:");
+    say!("    {escaping}");
     demo.expect(bad.contains("weir.dev/opaque-ports"), "the first refusal names file, object and field");
     demo.expect(escaping.contains("1337"), "the second one names the user");
     let gone = |status: &Status| (!status.pods.contains_key("shop/refused")).then_some(());

@@ -2,13 +2,13 @@
 
 /// Begins a part.
 pub(super) fn title(what: &str, how: &str) {
-    println!("\n{what}{}", if how.is_empty() { String::new() } else { format!("  ({how})") });
+    say!("\n{what}{}", if how.is_empty() { String::new() } else { format!("  ({how})") });
 }
 
 /// Prints a table, a little to the right.
 pub(super) fn rows(rows: &[Vec<String>]) {
     for line in crate::sandbox::status::lines(rows) {
-        println!("  {line}");
+        say!("  {line}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
     path::PathBuf,
     process::ExitCode,
     thread::sleep,
@@ -11,7 +11,7 @@ use std::{
 
 use weir_sandbox::{Client, Layout, supervisor::protocol::Status};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, out};
 
 /// How often a followed log is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -21,8 +21,7 @@ pub(crate) fn run(layout: &Layout, pod: &str, container: Option<String>, follow:
     let path = path(layout, &status, pod, container.as_deref()).map_err(Failure::failed)?;
     let mut file = File::open(&path)
         .map_err(|error| Failure::failed(format!("the container has written nothing yet ({error})")))?;
-    copy(&mut file).map_err(Failure::failed)?;
-    if !follow {
+    if !copy(&mut file).map_err(Failure::failed)? || !follow {
         return Ok(ExitCode::SUCCESS);
     }
     loop {
@@ -34,21 +33,17 @@ pub(crate) fn run(layout: &Layout, pod: &str, container: Option<String>, follow:
             file = File::open(&path).map_err(Failure::failed)?;
             file.seek(SeekFrom::Start(0)).map_err(Failure::failed)?;
         }
-        if copy(&mut file).is_err() {
+        if !copy(&mut file).map_err(Failure::failed)? {
             return Ok(ExitCode::SUCCESS);
         }
     }
 }
 
-fn copy(file: &mut File) -> io::Result<()> {
+/// Shows what is new; false where whoever read our output has seen enough.
+fn copy(file: &mut File) -> io::Result<bool> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
-    let mut out = io::stdout().lock();
-    match out.write_all(&bytes).and_then(|()| out.flush()) {
-        // Whoever read our output has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error),
-        other => other,
-    }
+    Ok(out::bytes(&bytes))
 }
 
 fn path(layout: &Layout, status: &Status, wanted: &str, container: Option<&str>) -> Result<PathBuf, String> {

@@ -147,14 +147,11 @@ fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
         limit: Duration::from_secs(arguments.timeout),
         temporary: false,
     };
-    let mut progress = |line: &str| println!("{:6.1} s  {line}", begun.elapsed().as_secs_f64());
+    let mut progress = |line: &str| say!("{:6.1} s  {line}", begun.elapsed().as_secs_f64());
     launch::up(&up, &interrupted, &mut progress).map_err(fail)?;
     let name = up.layout.name();
     let option = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
-    println!(
-        "{:6.1} s  sandbox {name} is up: weir sandbox status|exec|logs|down{option}",
-        begun.elapsed().as_secs_f64()
-    );
+    say!("{:6.1} s  sandbox {name} is up: weir sandbox status|exec|logs|down{option}", begun.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -188,7 +185,7 @@ pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     std::thread::spawn(move || {
         while signals.wait().is_ok() {
             if set.swap(true, Ordering::Relaxed) {
-                eprintln!("weir: already taking everything down, please wait");
+                complain!("weir: already taking everything down, please wait");
             }
         }
     });
@@ -198,12 +195,12 @@ pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
 fn down(layout: &Layout) -> Result<ExitCode, Failure> {
     let name = layout.name();
     match launch::down(layout).map_err(fail)? {
-        Downed::Ended => println!("sandbox {name} is down"),
-        Downed::CleanedUp => println!("sandbox {name} had ended without order; its files are removed"),
+        Downed::Ended => say!("sandbox {name} is down"),
+        Downed::CleanedUp => say!("sandbox {name} had ended without order; its files are removed"),
         Downed::Nothing => {
             let others = Layout::all();
             let others = if others.is_empty() { String::new() } else { format!(" (there are {})", others.join(", ")) };
-            println!("there is no sandbox {name}{others}");
+            say!("there is no sandbox {name}{others}");
         }
     }
     Ok(ExitCode::SUCCESS)

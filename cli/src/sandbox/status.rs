@@ -16,7 +16,7 @@ const LAST_EVENTS: usize = 8;
 pub(crate) fn run(layout: &Layout, all_events: bool, json: bool) -> Result<ExitCode, Failure> {
     let status = Client::new(layout).status().map_err(Failure::failed)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
+        say!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
         return Ok(ExitCode::SUCCESS);
     }
     print(&status, all_events);
@@ -24,7 +24,7 @@ pub(crate) fn run(layout: &Layout, all_events: bool, json: bool) -> Result<ExitC
 }
 
 fn print(status: &Status, all_events: bool) {
-    println!("sandbox {}: {}\n", status.name, if status.ready { "all ready" } else { "not all ready" });
+    say!("sandbox {}: {}\n", status.name, if status.ready { "all ready" } else { "not all ready" });
     let mut rows = vec![row(&["NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "ADDRESS", "MESH"])];
     for (name, pod) in &status.pods {
         let (namespace, name) = name.split_once('/').unwrap_or_default();
@@ -43,7 +43,7 @@ fn print(status: &Status, all_events: bool) {
         ]));
     }
     table(&rows);
-    println!();
+    say!("");
     let mut rows = vec![row(&["NAMESPACE", "SERVICE", "ADDRESS", "PORTS", "READY ENDPOINTS"])];
     for (name, service) in &status.services {
         let (namespace, name) = name.split_once('/').unwrap_or_default();
@@ -52,10 +52,10 @@ fn print(status: &Status, all_events: bool) {
     }
     table(&rows);
     let skip = if all_events { 0 } else { status.events.len().saturating_sub(LAST_EVENTS) };
-    println!();
+    say!("");
     for event in status.events.iter().skip(skip) {
         let mark = if event.warning { "!" } else { " " };
-        println!("{} {mark} {}: {}: {}", event.time, event.object, event.reason, event.message);
+        say!("{} {mark} {}: {}: {}", event.time, event.object, event.reason, event.message);
     }
 }
 
@@ -87,7 +87,7 @@ fn row(cells: &[&str]) -> Vec<String> {
 /// Prints rows with columns as wide as their widest cell.
 fn table(rows: &[Vec<String>]) {
     for line in lines(rows) {
-        println!("{line}");
+        say!("{line}");
     }
 }
 

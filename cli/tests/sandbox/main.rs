@@ -6,5 +6,7 @@ mod bad;
 mod cluster;
 mod demo;
 mod faults;
+mod mesh;
+mod pipes;
 mod pods;
 mod support;

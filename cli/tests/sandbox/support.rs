@@ -11,6 +11,10 @@ use std::{
 
 use serde_json::Value;
 
+/// The example of the demo, from the package that the tests run in.
+pub(crate) const EXAMPLE: &str = "../examples/canary";
+/// What the mesh needs beside `weir`.
+pub(crate) const MESH_PROGRAMS: [&str; 4] = ["weir-cni", "weir-control", "weir-proxy", "weir-webhook"];
 const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
 /// Whether tests that need root can run. Says so where they can not; in CI that is an error.
@@ -160,6 +164,25 @@ impl Drop for Sandbox {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A pipe that nobody reads.
+pub(crate) fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+/// A folder of Weir's programs without some of them; the caller can put others in their place.
+pub(crate) fn bin_dir(sandbox: &Sandbox, without: &str) -> PathBuf {
+    let folder = sandbox.folder.join("bin");
+    fs::create_dir(&folder).unwrap();
+    let built = Path::new(WEIR).parent().unwrap();
+    for program in MESH_PROGRAMS.into_iter().filter(|program| *program != without) {
+        assert!(built.join(program).is_file(), "{program} is not built: run `cargo build --workspace` first");
+        std::os::unix::fs::symlink(built.join(program), folder.join(program)).unwrap();
+    }
+    folder
 }
 
 /// Both outputs.
