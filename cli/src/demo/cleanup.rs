@@ -1,9 +1,4 @@
-//! Takes everything back, on every way out.
-
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+//! Takes the sandbox down, on every way out.
 
 use weir_sandbox::{
     Layout,
@@ -13,14 +8,13 @@ use weir_sandbox::{
 /// What is to be taken back.
 pub(super) struct Cleanup {
     layout: Layout,
-    folder: PathBuf,
     armed: bool,
 }
 
 impl Cleanup {
-    /// The sandbox, and the folder that the demo copied the example to.
-    pub(super) fn new(layout: &Layout, folder: &Path) -> Self {
-        Self { layout: layout.clone(), folder: folder.to_path_buf(), armed: true }
+    /// A sandbox that this process has started.
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self { layout: layout.clone(), armed: true }
     }
 
     /// Leaves all as it is; `weir sandbox down` removes it.
@@ -31,10 +25,8 @@ impl Cleanup {
     /// Takes it back now; whether nothing is left then.
     pub(super) fn now(&mut self) -> Result<bool, LaunchError> {
         self.armed = false;
-        let result = launch::down(&self.layout).map(|_| ());
-        let _ = fs::remove_dir_all(&self.folder);
-        result?;
-        Ok(!self.layout.root().exists() && !self.folder.exists())
+        launch::down(&self.layout)?;
+        Ok(!self.layout.root().exists())
     }
 }
 

@@ -126,9 +126,6 @@ pub(super) fn golden(demo: &mut Demo) -> Step {
     }
     view::rows(&rows);
     demo.expect(total > 1000.0, &format!("the client's proxy counted {total:.0} requests by route"));
-    say!("\n  Where to look next: `make demo KEEP=1` leaves it running for");
-    say!("    weir sandbox status|exec|logs|down --name demo");
-    say!("    docs/sandbox.md, docs/architecture.md, examples/canary/");
     Ok(())
 }
 

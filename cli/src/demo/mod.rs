@@ -15,6 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
@@ -30,7 +31,7 @@ use weir_sandbox::{
 use crate::{
     failure::Failure,
     load, out,
-    sandbox::{bin_dir, fail, on_interrupt},
+    sandbox::{bin_dir, called, fail, on_interrupt},
 };
 use cleanup::Cleanup;
 
@@ -40,6 +41,8 @@ const CLIENT: &str = "shop/deploy/client";
 const OUTSIDER: &str = "outside/deploy/client";
 /// Longest time for the whole demo: a minute is what the README promises.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Longest time until all pods are ready; what comes then takes a quarter of a minute.
+const START: Duration = Duration::from_secs(40);
 /// Exit code where nobody read to the end, as a shell shows a program that ended by SIGPIPE.
 const UNREAD: u8 = 141;
 /// How often a condition is looked at.
@@ -94,21 +97,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let layout = Layout::new(&arguments.name).map_err(Failure::usage)?;
     if layout.root().exists() {
         return Err(Failure::usage(format!(
-            "a sandbox {0} exists: end it by `weir sandbox down --name {0}`, or take another --name",
-            layout.name()
+            "a sandbox {0} exists: end it by `{1} sandbox down --name {0}`, or take another --name",
+            layout.name(),
+            called()
         )));
     }
     let begun = Instant::now();
-    let folder = start::copy_of(&arguments.example, layout.name()).map_err(Failure::failed)?;
-    // From here on everything is taken back, however this function is left.
-    let mut cleanup = Cleanup::new(&layout, &folder);
     let up = Up {
         layout: layout.clone(),
-        manifests: folder.clone(),
+        manifests: arguments.example.clone(),
         bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
         mesh: true,
-        limit: Duration::from_secs(60),
-        temporary: true,
+        limit: START,
+        copy: true,
     };
     view::title("Start", "manifests -> API objects -> admission -> network namespaces -> redirect -> proxies");
     let mut progress = |line: &str| {
@@ -121,6 +122,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Err(LaunchError::Interrupted) if out::closed() => return Ok(ExitCode::from(UNREAD)),
         started => started.map_err(fail)?,
     };
+    // From here on everything is taken back, however this function is left. Before, the start has taken back its own.
+    let mut cleanup = Cleanup::new(&layout);
+    let folder = layout.manifests();
     let mut demo = Demo { client, layout, folder, interrupted, failed: Vec::new() };
     match demo.steps() {
         Ok(()) => {}
@@ -135,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     if arguments.keep {
         cleanup.keep();
-        demo.say_where_to_look();
+        view::title("End", "it goes on running");
     } else {
         let begun = Instant::now();
         let nothing_left = cleanup.now().map_err(fail)?;
@@ -146,6 +150,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let (took, limit) = (begun.elapsed(), LIMIT.as_secs());
     demo.expect(took < LIMIT, &format!("the whole demo took {:.1} s (at most {limit})", took.as_secs_f64()));
+    demo.say_where_to_look(arguments.keep);
     if demo.failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -163,18 +168,23 @@ impl Demo {
         metrics::golden(self)
     }
 
-    fn say_where_to_look(&self) {
-        let name = self.layout.name();
-        view::title("It goes on running", "");
-        for line in [
-            format!("weir sandbox status --name {name}"),
-            format!("weir sandbox exec --name {name} {CLIENT} -- curl -si http://catalog/"),
-            format!("weir sandbox logs --name {name} {CLIENT} -c weir-proxy"),
+    fn say_where_to_look(&self, running: bool) {
+        let (weir, name) = (called(), self.layout.name());
+        view::title("Where to look next", "");
+        if !running {
+            say!("  `make demo KEEP=1` leaves it running, to look around and to edit the rule");
+        }
+        let commands = [
+            format!("{weir} sandbox status --name {name}"),
+            format!("{weir} sandbox exec --name {name} {CLIENT} -- curl -si http://catalog/"),
+            format!("{weir} sandbox logs --name {name} {CLIENT} -c weir-proxy"),
             format!("edit {} and see what changes", self.folder.join("route.yaml").display()),
-            format!("weir sandbox down --name {name}"),
-        ] {
+            format!("{weir} sandbox down --name {name}"),
+        ];
+        for line in commands.iter().filter(|_| running) {
             say!("  {line}");
         }
+        say!("  docs/sandbox.md, docs/architecture.md, examples/canary/");
     }
 
     /// Notes an expectation: printed, and where it does not hold kept for the end.
@@ -204,10 +214,25 @@ impl Demo {
         }
     }
 
-    /// Runs a program in a pod.
+    /// Runs a program in a pod. An interruption does not wait for its end: it ends the sandbox, and the program with it.
     fn run(&self, pod: &str, command: &[&str]) -> Step<Output> {
         self.go_on()?;
-        Ok(self.client.run(pod, command)?)
+        std::thread::scope(|scope| {
+            let (done, ended) = mpsc::channel();
+            scope.spawn(move || done.send(self.client.run(pod, command)));
+            loop {
+                match ended.recv_timeout(LOOK) {
+                    Ok(output) => return Ok(output?),
+                    Err(RecvTimeoutError::Disconnected) => return Err(Stop::Failed(format!("{command:?} panicked"))),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                if let Err(stop) = self.go_on() {
+                    // Whether it could be asked is seen by the clean-up, which comes next.
+                    let _ = self.client.stop();
+                    return Err(stop);
+                }
+            }
+        })
     }
 
     /// Runs the load client in a pod.

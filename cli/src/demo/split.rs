@@ -1,6 +1,5 @@
 //! Part 2: the split, the header rule, who the server saw, and what was on the wire.
 
-use serde_json::Value;
 use weir_sandbox::tap::{FlowReport, Verdict};
 
 use super::{CLIENT, Demo, Step, metrics, view};
@@ -91,7 +90,7 @@ fn redis(demo: &mut Demo) -> Step {
     Ok(())
 }
 
-/// Who called, as the servers' proxies wrote it into their access logs.
+/// Who called, as the servers' proxies counted it.
 fn identity(demo: &mut Demo) -> Step {
     let wanted = "spiffe://cluster.local/ns/shop/sa/client";
     let status = demo.client.status()?;
@@ -110,18 +109,6 @@ fn identity(demo: &mut Demo) -> Step {
         }
         let list: Vec<&str> = seen.iter().map(String::as_str).collect();
         demo.expect(list == [wanted], &format!("the proxies of {app} saw the caller {}", list.join(", ")));
-    }
-    let log = status.pods.keys().find(|name| name.starts_with("shop/catalog-")).and_then(|name| {
-        let (namespace, pod) = name.split_once('/')?;
-        let path = demo.layout.log(namespace, pod, weir_mesh::names::PROXY_CONTAINER);
-        let text = std::fs::read_to_string(path).ok()?;
-        text.lines()
-            .rev()
-            .find(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line.get("peer_identity").is_some()))
-            .map(str::to_owned)
-    });
-    if let Some(line) = log {
-        say!("       one line of a server's access log: {line}");
     }
     Ok(())
 }

@@ -1,10 +1,6 @@
 //! Part 1: what the webhook added, what it refused, and what the CNI plugin did.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use serde_json::Value;
 
@@ -33,26 +29,12 @@ spec:
 const BAD_ANNOTATION: (&str, &str) =
     ("  namespace: shop\n", "  namespace: shop\n  annotations:\n    weir.dev/opaque-ports: \"redis\"\n");
 
-/// Copies the example to a folder of its own, since the demo edits it.
-pub(super) fn copy_of(example: &Path, name: &str) -> io::Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("weir-{name}-{}", std::process::id()));
-    let entries = fs::read_dir(example)
-        .map_err(|error| io::Error::new(error.kind(), format!("example {}: {error}", example.display())))?;
-    fs::create_dir(&folder)?;
-    for entry in entries {
-        let path = entry?.path();
-        if let Some(file) = path.file_name().filter(|_| path.is_file()) {
-            fs::copy(&path, folder.join(file))?;
-        }
-    }
-    Ok(folder)
-}
-
 /// What happened to each pod on its way up.
 pub(super) fn show(demo: &mut Demo) -> Step {
     view::title("1. What each pod got", "from the events of admission and of the CNI chain");
     let status = demo.client.status()?;
-    let mut rows = vec![view::row(["POD", "ADDED BY THE WEBHOOK", "weir-cni", "RULES", "RULES IN FORCE AFTER"])];
+    let mut rows =
+        vec![view::row(["POD", "ADDED BY THE WEBHOOK", "weir-cni WITH ITS START", "OF THAT ITS OWN", "RULES"])];
     let mut injected = 0;
     let mut slowest_us = 0;
     for name in status.pods.keys().filter(|name| !name.starts_with("weir-system/")) {
@@ -69,14 +51,14 @@ pub(super) fn show(demo: &mut Demo) -> Step {
             plugin.split_once(": ").and_then(|(_, json)| serde_json::from_str(json).ok()).unwrap_or_default();
         let number = |field: &str| line.get(field).and_then(Value::as_u64);
         if added.is_empty() {
-            rows.push(view::row([name, "nothing", took, "-", "-"]));
+            rows.push(view::row([name, "nothing", took, "-", "none"]));
             continue;
         }
         injected += 1;
         let rules = number("rules").map_or_else(|| "-".to_owned(), |rules| rules.to_string());
         let own = number("elapsed_us");
         slowest_us = slowest_us.max(own.unwrap_or(0));
-        rows.push(view::row([name, &added, took, &rules, &own.map_or_else(|| "-".to_owned(), view::ms)]));
+        rows.push(view::row([name, &added, took, &own.map_or_else(|| "-".to_owned(), view::ms), &rules]));
     }
     view::rows(&rows);
     demo.expect(injected == 5, &format!("{injected} pods of namespace shop were injected (wanted 5)"));

@@ -118,8 +118,6 @@ pub(crate) struct ServeArguments {
     bin_dir: PathBuf,
     #[arg(long)]
     without_mesh: bool,
-    #[arg(long)]
-    temporary: bool,
 }
 
 pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -145,13 +143,17 @@ fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
         bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
         mesh: !arguments.without_mesh,
         limit: Duration::from_secs(arguments.timeout),
-        temporary: false,
+        copy: false,
     };
     let mut progress = |line: &str| say!("{:6.1} s  {line}", begun.elapsed().as_secs_f64());
     launch::up(&up, &interrupted, &mut progress).map_err(fail)?;
     let name = up.layout.name();
     let option = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
-    say!("{:6.1} s  sandbox {name} is up: weir sandbox status|exec|logs|down{option}", begun.elapsed().as_secs_f64());
+    say!(
+        "{:6.1} s  sandbox {name} is up: {} sandbox status|exec|logs|down{option}",
+        begun.elapsed().as_secs_f64(),
+        called()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -176,6 +178,11 @@ pub(crate) fn bin_dir(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     folder.canonicalize().map_err(|error| Failure::usage(format!("--bin-dir {}: {error}", folder.display())))
 }
 
+/// How this program was called, for lines that a person copies: `weir` need not be in the search path.
+pub(crate) fn called() -> String {
+    std::env::args_os().next().map_or_else(|| "weir".into(), |name| name.to_string_lossy().into_owned())
+}
+
 /// From now on SIGINT and SIGTERM do not end this process but set the flag. To be called before any thread exists.
 pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let flag = Arc::new(AtomicBool::new(false));
@@ -184,9 +191,14 @@ pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let set = flag.clone();
     std::thread::spawn(move || {
         while signals.wait().is_ok() {
-            if set.swap(true, Ordering::Relaxed) {
-                complain!("weir: already taking everything down, please wait");
-            }
+            complain!(
+                "weir: {}",
+                if set.swap(true, Ordering::Relaxed) {
+                    "already taking everything down, please wait"
+                } else {
+                    "interrupted: taking everything down"
+                }
+            );
         }
     });
     Ok(flag)
@@ -214,7 +226,6 @@ fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
         manifests: arguments.manifests.clone(),
         bin_dir: arguments.bin_dir.clone(),
         mesh: !arguments.without_mesh,
-        temporary: arguments.temporary,
     })
 }
 

@@ -121,8 +121,13 @@ impl Sandbox {
         }
     }
 
+    /// Where the supervisor is on record.
+    fn record(&self) -> PathBuf {
+        self.base.join(&self.name).join("supervisor.json")
+    }
+
     pub(crate) fn owner(&self) -> u32 {
-        let text = fs::read_to_string(self.base.join(&self.name).join("supervisor.json")).unwrap();
+        let text = fs::read_to_string(self.record()).unwrap();
         let owner: Value = serde_json::from_str(&text).unwrap();
         owner["pid"].as_u64().unwrap().try_into().unwrap()
     }
@@ -138,7 +143,7 @@ impl Sandbox {
 
     /// Takes it down and looks whether anything is left.
     pub(crate) fn down(&self) {
-        let processes = if self.exists() { self.processes() } else { BTreeSet::new() };
+        let processes = if self.record().exists() { self.processes() } else { BTreeSet::new() };
         let output = self.run("down", &[]);
         assert!(output.status.success(), "{}", text(&output));
         self.nothing_is_left(&processes);
@@ -151,6 +156,27 @@ impl Sandbox {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&self.name), "mounts are left");
         assert_eq!(Machine::look(), self.before, "the machine's own network is not as it was");
+    }
+}
+
+impl Sandbox {
+    /// Looks through all processes for one that was started for this sandbox: the supervisor has its name as an argument,
+    /// and all other processes end with it. Bounded, since a killed process needs a moment to go.
+    pub(crate) fn has_no_process(&self) {
+        let begun = Instant::now();
+        loop {
+            let left: Vec<String> = all_processes()
+                .into_iter()
+                .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())
+                .map(|command| command.replace('\0', " "))
+                .filter(|command| command.split(' ').any(|part| part == self.name))
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "processes are left: {left:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -205,7 +231,7 @@ impl Machine {
             output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
         };
         Self {
-            rules: run("nft", &["list", "ruleset"]),
+            rules: run("nft", &["--stateless", "list", "ruleset"]),
             routes: run("ip", &["-4", "route", "show", "table", "all"]),
             forwarding: fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
         }
@@ -234,10 +260,14 @@ fn stat(pid: u32) -> Option<(u32, u64)> {
     alive.then_some((fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
 }
 
+fn all_processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 fn descendants(root: u32) -> BTreeSet<Process> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+    for pid in all_processes() {
         if let Some((parent, _)) = stat(pid) {
             children.entry(parent).or_default().push(pid);
         }

@@ -45,6 +45,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const STEADY: Duration = Duration::from_millis(150);
 /// Longest time until the supervisor answers.
 const SUPERVISOR: Duration = Duration::from_secs(15);
+/// Longest time until a supervisor that is being started is on record.
+const RECORDED: Duration = Duration::from_secs(2);
 /// Longest time that a supervisor gets to end by itself.
 const GRACEFUL: Duration = Duration::from_secs(15);
 /// Longest time until a killed supervisor is gone.
@@ -103,10 +105,6 @@ pub struct Owner {
     pub pid: u32,
     /// When it was started, in clock ticks since boot: tells it from a later process with the same id.
     pub started: u64,
-    /// Folder of manifests.
-    pub manifests: PathBuf,
-    /// Whether `down` removes that folder.
-    pub temporary: bool,
 }
 
 impl Owner {
@@ -144,8 +142,8 @@ pub struct Up {
     pub mesh: bool,
     /// Longest time until all pods are ready.
     pub limit: Duration,
-    /// Whether the manifests are a copy made for this sandbox, which `down` removes.
-    pub temporary: bool,
+    /// Whether it runs [`Layout::manifests`], a copy that can be edited freely and ends with the sandbox.
+    pub copy: bool,
 }
 
 /// Starts a sandbox and waits until all its pods are ready. What fails or is interrupted is taken down again.
@@ -156,15 +154,36 @@ pub fn up(up: &Up, interrupted: &Arc<AtomicBool>, progress: &mut dyn FnMut(&str)
     check(up)?;
     load::load(&up.manifests)?;
     take_folder(&up.layout, progress)?;
-    let started = spawn(up).and_then(|()| wait_until_ready(up, interrupted, progress));
-    match started {
-        Ok(client) => Ok(client),
-        Err(error) => {
-            // The error matters more than one of the way down, which `down` would show again.
-            let _ = down(&up.layout);
-            Err(error)
+    let manifests = if up.copy { copy_manifests(up) } else { Ok(up.manifests.clone()) };
+    let started = manifests.and_then(|manifests| spawn(up, &manifests));
+    let error = match started.and_then(|()| wait_until_ready(up, interrupted, progress)) {
+        Ok(client) => return Ok(client),
+        Err(error) => error,
+    };
+    // The first error matters more than one of the way down, which `down` would show again.
+    let _ = take_down(&up.layout);
+    // A terminal interrupts the supervisor's first step as well, which then looks as if it had failed by itself.
+    Err(if interrupted.load(Ordering::Relaxed) { LaunchError::Interrupted } else { error })
+}
+
+fn copy_manifests(up: &Up) -> Result<PathBuf, LaunchError> {
+    let to = up.layout.manifests();
+    let copy = || -> io::Result<()> {
+        fs::create_dir(&to)?;
+        let files = if up.manifests.is_dir() {
+            fs::read_dir(&up.manifests)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?
+        } else {
+            vec![up.manifests.clone()]
+        };
+        for path in files {
+            if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+                fs::copy(&path, to.join(name))?;
+            }
         }
-    }
+        Ok(())
+    };
+    copy().map_err(failed(format!("copy of {}", up.manifests.display())))?;
+    Ok(to)
 }
 
 fn check(up: &Up) -> Result<(), LaunchError> {
@@ -199,6 +218,12 @@ fn check(up: &Up) -> Result<(), LaunchError> {
     Ok(())
 }
 
+/// Whether someone may just be starting the sandbox: its folder is there, and not old.
+fn is_young(layout: &Layout) -> bool {
+    let changed = fs::metadata(layout.root()).and_then(|found| found.modified());
+    changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < SUPERVISOR))
+}
+
 fn take_folder(layout: &Layout, progress: &mut dyn FnMut(&str)) -> Result<(), LaunchError> {
     let what = || failed(format!("folder {}", layout.root().display()));
     match layout.create() {
@@ -208,10 +233,7 @@ fn take_folder(layout: &Layout, progress: &mut dyn FnMut(&str)) -> Result<(), La
     }
     let alive = match Owner::read(layout) {
         Some(owner) => owner.is_alive(),
-        // Someone is just starting it, unless the folder is old.
-        None => fs::metadata(layout.root())
-            .and_then(|found| found.modified())
-            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < SUPERVISOR)),
+        None => is_young(layout),
     };
     if alive {
         return Err(LaunchError::Running(layout.name().to_owned()));
@@ -221,18 +243,15 @@ fn take_folder(layout: &Layout, progress: &mut dyn FnMut(&str)) -> Result<(), La
     layout.create().map_err(what())
 }
 
-fn spawn(up: &Up) -> Result<(), LaunchError> {
+fn spawn(up: &Up, manifests: &Path) -> Result<(), LaunchError> {
     let log = File::create(up.layout.supervisor_log()).map_err(failed("log of the supervisor"))?;
     let weir = std::env::current_exe().map_err(failed("own executable"))?;
-    let manifests = fs::canonicalize(&up.manifests).map_err(failed(up.manifests.display().to_string()))?;
+    let manifests = fs::canonicalize(manifests).map_err(failed(manifests.display().to_string()))?;
     let mut command = Command::new(weir);
     command.arg(SERVE_COMMAND).arg("--name").arg(up.layout.name());
     command.arg("--manifests").arg(manifests).arg("--bin-dir").arg(&up.bin_dir);
     if !up.mesh {
         command.arg("--without-mesh");
-    }
-    if up.temporary {
-        command.arg("--temporary");
     }
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(log.try_clone().map_err(failed("log of the supervisor"))?).stderr(log);
@@ -262,14 +281,10 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     if !options.mesh {
         command.arg("--without-mesh");
     }
-    if options.temporary {
-        command.arg("--temporary");
-    }
     let mut child = command.spawn().map_err(failed("supervisor"))?;
     let record = || -> io::Result<()> {
         let started = start_time(child.id()).ok_or_else(|| io::Error::other("ended at once"))?;
-        let (manifests, temporary) = (options.manifests.clone(), options.temporary);
-        let owner = Owner { pid: child.id(), started, manifests, temporary };
+        let owner = Owner { pid: child.id(), started };
         write_atomic(&options.layout.owner(), &serde_json::to_vec(&owner)?)
     };
     record().map_err(|error| {
@@ -456,13 +471,21 @@ pub fn down(layout: &Layout) -> Result<Downed, LaunchError> {
     if !Uid::effective().is_root() {
         return Err(LaunchError::NotRoot);
     }
+    // The `up` of a supervisor that is just starting may have been killed: only the supervisor's record leads to it.
+    let begun = Instant::now();
+    while Owner::read(layout).is_none() && is_young(layout) && begun.elapsed() < RECORDED {
+        std::thread::sleep(LOOK);
+    }
+    take_down(layout)
+}
+
+/// As [`down`], where no supervisor is about to start.
+fn take_down(layout: &Layout) -> Result<Downed, LaunchError> {
     if !layout.root().exists() {
         return Ok(Downed::Nothing);
     }
-    let recorded = Owner::read(layout);
-    let owner = recorded.clone().filter(Owner::is_alive);
     let mut result = Downed::CleanedUp;
-    if let Some(owner) = owner {
+    if let Some(owner) = Owner::read(layout).filter(Owner::is_alive) {
         let asked = Client::new(layout).stop().is_ok();
         if asked && gone(&owner, GRACEFUL) {
             result = Downed::Ended;
@@ -475,9 +498,6 @@ pub fn down(layout: &Layout) -> Result<Downed, LaunchError> {
                 return Err(LaunchError::Io { what: format!("sandbox {}", layout.name()), source });
             }
         }
-    }
-    if let Some(folder) = recorded.filter(|owner| owner.temporary).map(|owner| owner.manifests) {
-        let _ = fs::remove_dir_all(folder);
     }
     layout.remove().map_err(failed(format!("folder {}", layout.root().display())))?;
     Ok(result)

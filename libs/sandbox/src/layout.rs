@@ -93,6 +93,11 @@ impl Layout {
         self.root().join("events.jsonl")
     }
 
+    /// The copy of the user's manifests, of a sandbox that has one.
+    pub fn manifests(&self) -> PathBuf {
+        self.root().join("manifests")
+    }
+
     /// Every object as an API server would hold it: the control plane's configuration folder.
     pub fn cluster(&self) -> PathBuf {
         self.root().join("cluster")
@@ -141,10 +146,16 @@ impl Layout {
     /// Makes the folder, which must not exist: whoever makes it owns the name.
     ///
     /// # Errors
-    /// `AlreadyExists` where the name is taken.
+    /// `AlreadyExists` where the name is taken. Any other leaves nothing.
     pub fn create(&self) -> io::Result<()> {
         fs::create_dir_all(&self.base)?;
         fs::create_dir(self.root())?;
+        self.fill().inspect_err(|_| {
+            let _ = self.remove();
+        })
+    }
+
+    fn fill(&self) -> io::Result<()> {
         fs::set_permissions(self.root(), fs::Permissions::from_mode(0o700))?;
         for folder in [self.cluster(), self.netns(), self.cni(), self.pki(), self.ca(), self.rootfs()] {
             fs::create_dir(folder)?;

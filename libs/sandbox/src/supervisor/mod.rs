@@ -66,8 +66,6 @@ pub struct Options {
     pub bin_dir: PathBuf,
     /// Whether the mesh itself runs.
     pub mesh: bool,
-    /// Whether the manifests are a copy made for this sandbox.
-    pub temporary: bool,
 }
 
 /// Prepares this process, which is the first of its process namespace, before any thread exists.
