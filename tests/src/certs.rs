@@ -3,7 +3,8 @@
 use std::{io, net::TcpStream, path::Path, sync::Arc};
 
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection, SignatureScheme,
@@ -39,6 +40,19 @@ impl Certificate {
         let leaf = params.signed_by(&key, &issuer).unwrap();
         Self { chain: vec![leaf.der().clone()], key }
     }
+}
+
+/// Makes a new root in a folder, as Weir names the files.
+pub fn new_root(folder: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "another root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("ca-key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("root-cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
 }
 
 /// A TLS stream.

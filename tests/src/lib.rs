@@ -31,7 +31,7 @@ pub use process::Process;
 pub use world::{World, at};
 
 /// How long a condition may take to come true: a machine that is busy with other tests is slow, but not for ever.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// True for root. Everybody else can make no namespaces: says so, and fails where tests must not be left out (`CI=true`).
 pub fn is_root() -> bool {

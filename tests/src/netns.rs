@@ -13,6 +13,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::until;
+
 /// A network namespace.
 #[derive(Debug, Clone)]
 pub struct Netns(Arc<File>);
@@ -78,9 +80,15 @@ impl Netns {
         Ok(stream)
     }
 
-    /// Listens inside.
+    /// Listens inside. A port that was given up may still be held for a moment, by a program that another thread is just starting.
     pub fn listen(&self, at: SocketAddr) -> TcpListener {
-        self.run(|| TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"))
+        self.run(|| {
+            until(&format!("{at} can be listened on"), || match TcpListener::bind(at) {
+                Ok(listener) => Some(listener),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+                Err(error) => panic!("{at}: {error}"),
+            })
+        })
     }
 }
 

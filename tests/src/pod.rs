@@ -182,6 +182,19 @@ impl Pod {
         fs::rename(temporary, self.folder.join("token")).unwrap();
     }
 
+    /// Replaces the file of root certificates.
+    pub fn set_roots(&self, pem: &str) {
+        let temporary = self.folder.join("root-cert.new");
+        fs::write(&temporary, pem).unwrap();
+        fs::rename(temporary, self.folder.join("root-cert.pem")).unwrap();
+    }
+
+    /// Starts the proxy anew, as a kubelet does with a container that has ended; one that still runs is killed.
+    pub fn restart_proxy(&self) {
+        self.proxy.lock().unwrap().take();
+        self.start_proxy();
+    }
+
     /// Puts the redirect in force.
     pub fn apply_redirect(&self) {
         weir_init::apply_in_netns(&self.netns.path(), &RuleSet::new(&CaptureSettings::default())).unwrap();

@@ -45,12 +45,18 @@ pub struct World {
     /// Signs pods' tokens.
     pub issuer: Arc<Issuer>,
     control: Mutex<Option<Process>>,
+    control_flags: Vec<String>,
     pods: AtomicU8,
 }
 
 impl World {
     /// With a running control plane and no pods.
     pub fn new(name: &str) -> Self {
+        Self::with_control(name, &[])
+    }
+
+    /// The same; the control plane gets these flags besides the usual ones.
+    pub fn with_control(name: &str, flags: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Relaxed);
         let dir = std::env::temp_dir().join(format!("weir-tests-{}-{number}-{name}", std::process::id()));
@@ -59,7 +65,14 @@ impl World {
         }
         let issuer = Arc::new(Issuer::new());
         fs::write(dir.join("token.pub"), issuer.public_pem()).unwrap();
-        let world = Self { node: Netns::new(), dir, issuer, control: Mutex::default(), pods: AtomicU8::new(0) };
+        let world = Self {
+            node: Netns::new(),
+            dir,
+            issuer,
+            control: Mutex::default(),
+            control_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            pods: AtomicU8::new(0),
+        };
         world.node.ip(&format!("address add {NODE}/32 dev lo"));
         world.node.ip(&format!("address add {NODE6}/128 dev lo nodad"));
         world.start_control();
@@ -95,7 +108,8 @@ impl World {
                 .args(["--listen", &Self::control_address().to_string(), "--admin", "127.0.0.1:15014"])
                 .args(["--config-dir", &path("config"), "--ca-dir", &path("ca"), "--trust-domain", TRUST_DOMAIN])
                 .args(["--token-key", &path("token.pub"), "--token-issuer", tokens::ISSUER])
-                .args(["--server-name", CONTROL_NAME, "--log", "info,weir_control=debug"]),
+                .args(["--server-name", CONTROL_NAME, "--log", "info,weir_control=debug"])
+                .args(&self.control_flags),
         );
         until("the control plane serves", || (!process.err.with(&["serving"]).is_empty()).then_some(()));
         *self.control.lock().unwrap() = Some(process);

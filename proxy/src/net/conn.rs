@@ -3,11 +3,13 @@
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 use tokio::{io::AsyncWrite, task::coop::unconstrained};
 use tokio_util::io::poll_read_buf;
 
@@ -130,6 +132,15 @@ impl Conn {
     /// Ends the sending side.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// [`Self::is_quiet`] as the kernel knows it now, at the price of a system call: an end that came a moment ago may not have been
+    /// reported to the task yet.
+    pub fn is_quiet_now(&mut self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let nothing =
+            |result: io::Result<usize>| matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.is_quiet() && nothing(SockRef::from(self.io.tcp()).peek(&mut byte))
     }
 
     /// True if nothing has arrived on an idle connection: no end of stream, no error and no byte that nobody asked for.

@@ -80,7 +80,14 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
         });
         for (direction, listener) in listeners.0 {
             let worker = worker.clone();
-            let stop = stopped(worker.shared.drain.clone());
+            let drain = worker.shared.drain.clone();
+            let stop = async move {
+                match direction {
+                    // The application and other sidecars may call until the end.
+                    Direction::Outbound => drain.stopped().await,
+                    Direction::Inbound => drain.closed().await,
+                }
+            };
             tokio::task::spawn_local(async move {
                 accept_loop(direction, listener, stop, |stream, peer| accepted(&worker, direction, stream, peer)).await;
             });

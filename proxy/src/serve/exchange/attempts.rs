@@ -31,6 +31,34 @@ use crate::{
 const ATTEMPTS: usize = 4;
 /// Pause before an endpoint is tried for the second time.
 const PAUSE: Duration = Duration::from_millis(25);
+/// Why a request is sent again: the kept connection that it went out on was dead.
+const DEAD: &str = "dead_connection";
+
+/// Which kept connections may carry a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// All that seem alive: should one be dead after all, the request is sent again.
+    Any,
+    /// Those of which the kernel says so at this moment: the request can be sent once only.
+    Proven,
+    /// None.
+    Never,
+}
+
+impl Kept {
+    fn of(head: &RequestHead) -> Self {
+        if is_safe(head) { Self::Any } else { Self::Proven }
+    }
+
+    /// The first that will do.
+    fn take(self, next: impl Fn() -> Option<Connected>) -> Option<Connected> {
+        match self {
+            Self::Any => next(),
+            Self::Proven => std::iter::from_fn(next).find_map(|mut found| found.conn.is_quiet_now().then_some(found)),
+            Self::Never => None,
+        }
+    }
+}
 
 /// What came of a request.
 #[allow(clippy::large_enum_variant)] // one a request, moved once; a box would be an allocation on the hot path
@@ -138,13 +166,17 @@ pub(super) async fn to_destination(
     let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
     let mut last: Option<Fault> = None;
     let mut why = "connect";
+    // Once a kept connection was dead, the others may be as well: the next one is new.
+    let mut kept = Kept::of(head);
     for attempt in 0..ATTEMPTS {
         let now = Instant::now();
         let Some(endpoint) = pick(&endpoints, &tried, now).cloned() else {
             return own(503, ResponseFlags::UH, format!("{} has no ready endpoint", cluster.name));
         };
         if attempt > 0 {
-            if !cluster.budget.withdraw() {
+            // A new connection in the place of a dead one adds nothing to the load: it is not a retry in the budget's sense, and there
+            // is one at most for each request.
+            if why != DEAD && !cluster.budget.withdraw() {
                 worker.shared.registry.proxy.retries.inc(["budget_exhausted"]);
                 break;
             }
@@ -156,9 +188,9 @@ pub(super) async fn to_destination(
         record.endpoint = Some(endpoint.clone());
         let in_flight = endpoint.state.enter();
         let sent = Instant::now();
-        let fault = match send(worker, caller, entry.address, &endpoint, info.connect_timeout, head, &edits, body, out)
-            .await
-        {
+        let limit = info.connect_timeout;
+        let sending = send(worker, caller, entry.address, &endpoint, kept, limit, head, &edits, body, out);
+        let fault = match sending.await {
             Ok((upstream, response)) if endpoint.mesh.is_some() && is_not_delivered(&response) => {
                 drop(upstream);
                 endpoint.state.unreachable(Instant::now());
@@ -182,7 +214,7 @@ pub(super) async fn to_destination(
                 }));
             }
             Err(fault) => {
-                why = if fault.unsent { "connect" } else { "dead_connection" };
+                why = if fault.unsent { "connect" } else { DEAD };
                 fault
             }
         };
@@ -190,6 +222,9 @@ pub(super) async fn to_destination(
         let again = body.is_still_here() && (fault.unsent || fault.silent && is_safe(head) && body.is_whole());
         if fault.unsent {
             tried.push(endpoint.address);
+        }
+        if why == DEAD {
+            kept = Kept::Never;
         }
         last = Some(fault);
         if !again {
@@ -222,8 +257,10 @@ pub(super) async fn to_app(
     record.app = Some(app);
     let edits = [&edits];
     let sent = Instant::now();
+    let mut kept = Kept::of(head);
     loop {
-        let Connected { conn, reused } = match worker.pool.take_app(app, Instant::now()) {
+        let pooled = kept.take(|| worker.pool.take_app(app, Instant::now()));
+        let Connected { conn, reused } = match pooled {
             Some(connected) => connected,
             None => match worker.connector.connect_app(app).await {
                 Ok(stream) => Connected { conn: Conn::new(crate::net::Io::Plain(stream)), reused: false },
@@ -242,6 +279,7 @@ pub(super) async fn to_app(
                 });
             }
             Err(fault) if reused && fault.silent && is_safe(head) && body.is_whole() && body.is_still_here() => {
+                kept = Kept::Never;
                 body.again();
             }
             Err(fault) => return Err(fault),
@@ -256,13 +294,14 @@ async fn send(
     caller: &mut Conn,
     meant: SocketAddr,
     endpoint: &Endpoint,
+    kept: Kept,
     limit: Duration,
     head: &RequestHead,
     edits: &[&Edits],
     body: &mut BodyPump,
     out: &mut BytesMut,
 ) -> Result<(Conn, ResponseHead), Fault> {
-    let Connected { conn, reused } = match worker.pool.take(endpoint, Instant::now()) {
+    let Connected { conn, reused } = match kept.take(|| worker.pool.take(endpoint, Instant::now())) {
         Some(connected) => connected,
         None => match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
             Ok(conn) => {

@@ -164,6 +164,11 @@ async fn exchange(
     let mut request = BodyPump::new(head.framing(), false);
     let outcome = match request.look(conn) {
         Err(error) => Err(Fault::caller(error)),
+        // Other proxies can go elsewhere; anybody else is served until the deadline.
+        Ok(()) if side.is_mesh_caller() && worker.shared.drain.is_closed() => {
+            let fault = Fault::upstream(ResponseFlags::OM, 503, "this proxy is about to end");
+            Err(Fault { unsent: true, ..fault })
+        }
         Ok(()) => match side {
             Side::Outbound { entry } => {
                 attempts::to_destination(worker, conn, entry, head, &mut request, out, record).await
