@@ -19,7 +19,7 @@ pub mod source;
 pub mod translate;
 pub mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use weir_config::model::Name;
@@ -74,7 +74,8 @@ impl ControlPlane {
                 follower.apply(batch);
             }
         });
-        let issuing = Arc::new(Issuing::new(authority.clone(), catalog.clone(), metrics.clone()));
+        let longest = Duration::from_secs(settings.certificate_ttl);
+        let issuing = Arc::new(Issuing::new(authority.clone(), longest, catalog.clone(), metrics.clone()));
         let serving = serve::Serving::start(&settings, &authority, catalog, issuing, metrics, shutdown).await?;
         Ok(Self { address: serving.address, admin: serving.admin, serving })
     }

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Parser;
 use weir_mesh::{TrustDomain, names};
 
+use crate::ca::{MAX_TTL, MIN_TTL};
+
 /// Weir's control plane: tells proxies where services are and which rules hold, and gives them certificates.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "weir-control", version)]
@@ -27,6 +29,9 @@ pub struct Settings {
     /// Issuer of pods' tokens.
     #[arg(long, value_name = "ISSUER")]
     pub token_issuer: String,
+    /// Longest life of a pod's certificate, in seconds; proxies renew theirs at half of it.
+    #[arg(long, value_name = "SECONDS", default_value_t = MAX_TTL.as_secs(), value_parser = clap::value_parser!(u64).range(MIN_TTL.as_secs()..=MAX_TTL.as_secs()))]
+    pub certificate_ttl: u64,
     /// DNS name in the serving certificate; may be repeated.
     #[arg(long, value_name = "DNS", default_value = default_server_name())]
     pub server_name: Vec<String>,

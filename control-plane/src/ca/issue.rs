@@ -18,6 +18,8 @@ use crate::{auth::Caller, catalog::Catalog, metrics::Metrics};
 
 /// Longest validity of a workload's certificate, and the one that is given where none is asked for.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Shortest limit that can be set: below it a renewal that meets a restart of the control plane would come too late.
+pub const MIN_TTL: Duration = Duration::from_secs(10);
 /// Certificates begin this long ago: clocks differ.
 const BACKDATE: time::Duration = time::Duration::seconds(60);
 /// A root that ends sooner is not signed with any more.
@@ -149,20 +151,26 @@ fn serial() -> Result<SerialNumber, IssueError> {
 #[derive(Debug)]
 pub struct Issuing {
     authority: Arc<CertificateAuthority>,
+    longest: Duration,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
 }
 
 impl Issuing {
-    /// Issues with this authority, to callers that the catalog knows.
-    pub fn new(authority: Arc<CertificateAuthority>, catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Self {
-        Self { authority, catalog, metrics }
+    /// Issues with this authority, to callers that the catalog knows; no certificate lives longer than `longest`.
+    pub fn new(
+        authority: Arc<CertificateAuthority>,
+        longest: Duration,
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { authority, longest, catalog, metrics }
     }
 
     fn issue(&self, caller: &Caller, request: &CertificateRequest) -> Result<Vec<String>, Status> {
         let ttl = match u64::try_from(request.validity_seconds) {
-            Ok(0) => MAX_TTL,
-            Ok(seconds) => Duration::from_secs(seconds).min(MAX_TTL),
+            Ok(0) => self.longest,
+            Ok(seconds) => Duration::from_secs(seconds).min(self.longest),
             Err(_) => return Err(Status::invalid_argument("the validity is negative")),
         };
         let key = csr::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -5,5 +5,5 @@ mod issue;
 mod store;
 
 pub use csr::{CsrError, check};
-pub use issue::{CertificateAuthority, IssueError, Issuing, MAX_TTL};
+pub use issue::{CertificateAuthority, IssueError, Issuing, MAX_TTL, MIN_TTL};
 pub use store::StoreError;

@@ -174,7 +174,10 @@ impl<S: Signer> Keeper<S> {
         match self.roots.follow(&self.config.root_file) {
             Ok(false) => {}
             Ok(true) => {
-                let Some(issued) = &self.issued else { return };
+                let Some(issued) = &mut self.issued else { return };
+                // What came with the chain bridges the time until the file has it. Once the file speaks again it is the newer
+                // word: a root that was taken out of it must not live on because an older chain brought it along.
+                issued.roots.clear();
                 match self.tls.install(issued.chain.clone(), issued.key.clone_key(), issued.anchors(&self.roots)) {
                     Ok(facts) => tracing::info!(generation = facts.generation, "new root certificates are in use"),
                     Err(error) => {

@@ -311,7 +311,6 @@ async fn follows_the_file_of_roots() {
     // The authority moves on to the second root, and the file drops the first: another certificate at once.
     let second_pem = second.pem.clone();
     world.plan(|plan| plan.authority = second);
-    world.keeper.issued.as_mut().unwrap().roots.clear();
     world.folder.write("root-cert.pem", &second_pem);
     world.pass(POLL);
     world.step().await;
