@@ -302,8 +302,19 @@ impl Reader<'_> {
     /// Framing belongs to the proxy: a rule that changes it would let requests be read in two ways.
     fn changeable(&mut self, name: &str, field: FieldPath) {
         self.name(name, field.clone());
-        const FRAMING: [&str; 8] =
-            ["connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+        const FRAMING: [&str; 11] = [
+            "connection",
+            "content-length",
+            "expect",
+            "host",
+            "http2-settings",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
         if FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
             self.error(field, format!("{name} can not be changed by a rule"));
         }
