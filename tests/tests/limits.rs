@@ -60,6 +60,7 @@ fn file_descriptors_that_run_out_come_back() {
         for (victim, from, to) in
             [(&pair.server, &stranger, at(pair.server.ip, 8080)), (&pair.client, &pair.client, pair.service)]
         {
+            let start = Instant::now();
             let mut idle: Vec<_> = (0..300).filter_map(|_| from.netns.connect(to).ok()).collect();
             // Half of a request: a silent connection would be ended sooner.
             idle.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\n").unwrap());
@@ -72,7 +73,8 @@ fn file_descriptors_that_run_out_come_back() {
                 connection.try_get("/").ok().filter(|response| response.status == 200)
             });
             // Each worker says so at most once in ten seconds.
-            assert!((1..=workers).contains(&complaints(victim)), "{} lines", complaints(victim));
+            let most = workers * (1 + usize::try_from(start.elapsed().as_secs() / 10).unwrap());
+            assert!((1..=most).contains(&complaints(victim)), "{} lines", complaints(victim));
             until("all are closed", || (victim.metric("process_open_fds", &[]) < 90.0).then_some(()));
             assert_eq!(victim.readiness().unwrap().status, 200);
         }
@@ -141,7 +143,7 @@ fn a_proxy_that_is_told_to_end_finishes_what_it_has_begun() {
             let response = slow.response().unwrap();
             assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{victim}");
             assert!(start.elapsed() > Duration::from_millis(1000), "the request was not in flight");
-            let status = pod.proxy(|proxy| proxy.wait(Duration::from_secs(8)));
+            let status = pod.proxy(|proxy| proxy.wait(Duration::from_secs(30)));
             assert!(status.success(), "{victim}: {status}");
             assert!(pod.log(&["drain deadline reached"]).is_empty());
         }
@@ -163,7 +165,7 @@ fn the_end_of_a_proxy_has_a_deadline() {
     until("the request is on its way", || (app.count() > 0).then_some(()));
     let start = Instant::now();
     pair.server.proxy(|proxy| proxy.signal(Signal::SIGTERM));
-    let status = pair.server.proxy(|proxy| proxy.wait(Duration::from_secs(6)));
+    let status = pair.server.proxy(|proxy| proxy.wait(Duration::from_secs(30)));
     assert!(status.success(), "{status}");
     assert!(start.elapsed() > Duration::from_millis(1900), "{:?}", start.elapsed());
     assert_eq!(pair.server.log(&["drain deadline reached"]).len(), 1);

@@ -74,20 +74,22 @@ fn a_server_that_speaks_first_is_heard_at_once_where_declared_and_soon_where_not
         assert_eq!(connection.exactly(6).unwrap(), b"HELO\r\n");
         heard
     };
+    // The fastest of some: what waits on purpose does so each time, a busy machine only now and then.
+    let quickest = |from: &Pod, to: SocketAddr| (0..12).map(|_| talk(from, to)).min().unwrap();
     let tap = pair.world.tap(&pair.server);
     talk(&pair.client, pair.service[0]);
-    assert!(talk(&pair.client, pair.service[0]) < Duration::from_millis(90), "a declared port was waited for");
+    assert!(quickest(&pair.client, pair.service[0]) < Duration::from_millis(90), "a declared port was waited for");
     let first = talk(&pair.client, pair.service[2]);
     assert!(first >= Duration::from_millis(95), "{first:?}");
     assert!(pair.detected(&pair.client, "opaque", "silence") > 0.9);
-    let second = talk(&pair.client, pair.service[2]);
+    let second = quickest(&pair.client, pair.service[2]);
     assert!(second < Duration::from_millis(90), "silence was not remembered: {second:?}");
     assert!(pair.detected(&pair.client, "opaque", "remembered") > 0.9);
     for flow in World::between_pods(tap) {
         assert_eq!(flow.verdict(), Verdict::Tls, "{flow:?}");
     }
     // In plaintext from outside, undeclared: the application is called at once and speaks first.
-    assert!(talk(&pair.stranger, at(pair.server.ip, 7002)) < Duration::from_millis(90));
+    assert!(quickest(&pair.stranger, at(pair.server.ip, 7002)) < Duration::from_millis(90));
     assert!(pair.detected(&pair.server, "opaque", "server_first") > 0.9);
     let labels: &[(&str, &str)] = &[
         ("source_principal", "spiffe://cluster.local/ns/shop/sa/client"),
