@@ -14,6 +14,7 @@ pub mod detect;
 pub mod drain;
 pub mod http;
 pub mod identity;
+mod memory;
 pub mod net;
 pub mod route;
 pub mod serve;

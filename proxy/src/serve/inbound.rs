@@ -119,10 +119,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         Connection { worker, conn: Conn::new(Io::Plain(stream)), peer, app, port, protocol, called: None };
     // One stage after the other, the rare and large ones apart: a connection's task is as large as its largest stage.
     let begun = if protocol == Protocol::Http {
-        connection.by_first_bytes().await
+        Box::pin(connection.by_first_bytes()).await
     } else {
-        match connection.call_app_first().await {
-            First::Client => connection.by_first_bytes().await,
+        match Box::pin(connection.call_app_first()).await {
+            First::Client => Box::pin(connection.by_first_bytes()).await,
             First::Server => Some((connection, Step::Opaque(None))),
             First::Nobody => None,
         }
@@ -133,7 +133,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     };
     match begun {
         Some((connection, Step::Http(identity))) => connection.http(identity).await,
-        Some((connection, Step::Opaque(identity))) => connection.opaque(identity).await,
+        Some((connection, Step::Opaque(identity))) => Box::pin(connection.opaque(identity)).await,
         Some((_, Step::Tls)) | None => {}
     }
 }

@@ -28,6 +28,6 @@ mod tests {
     #[test]
     fn a_connection_costs_little_memory() {
         let (inbound, outbound) = (size(inbound::serve), size(outbound::serve));
-        assert!(inbound <= 8 * 1024 && outbound <= 8 * 1024, "inbound {inbound}, outbound {outbound} bytes");
+        assert!(inbound <= 3 * 1024 && outbound <= 3 * 1024, "inbound {inbound}, outbound {outbound} bytes");
     }
 }

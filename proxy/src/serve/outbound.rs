@@ -25,11 +25,11 @@ const SILENCE: Duration = Duration::from_millis(100);
 
 const OUT: Direction = Direction::Outbound;
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. The larger stages are apart: a task is as large as its largest stage, whichever it comes to.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, OrigDst(destination): OrigDst) {
     let conn = Conn::new(Io::Plain(stream));
     if !worker.shared.settings.is_inside(destination.ip()) {
-        return opaque::passthrough(&worker, conn, peer, destination).await;
+        return Box::pin(opaque::passthrough(&worker, conn, peer, destination)).await;
     }
     let Some(entry) = worker.shared.store.outbound(destination) else {
         let detail = "this pod has connections open to more destinations than the proxy keeps";
@@ -42,7 +42,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     };
     match answer {
         Answer::Known(outbound) => known_destination(worker, conn, peer, entry, outbound).await,
-        Answer::Unknown => opaque::passthrough(&worker, conn, peer, destination).await,
+        Answer::Unknown => Box::pin(opaque::passthrough(&worker, conn, peer, destination)).await,
         Answer::Waiting => {
             let trouble = worker.shared.store.trouble();
             let detail = trouble.as_deref().map_or("the control plane has not answered", String::as_str);
@@ -77,7 +77,7 @@ async fn known_destination(
     if http {
         exchange::serve(&worker, conn, peer, Side::Outbound { entry }).await;
     } else if let Some(cluster) = &outbound.cluster {
-        opaque::to_cluster(&worker, conn, peer, &entry, cluster).await;
+        Box::pin(opaque::to_cluster(&worker, conn, peer, &entry, cluster)).await;
     }
 }
 

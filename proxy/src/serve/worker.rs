@@ -15,6 +15,7 @@ use crate::{
     config::Store,
     drain::Drain,
     http::Limits,
+    memory,
     net::tune,
     settings::Settings,
     telemetry::{AccessLog, AccessLogHandle, Direction, Registry, SeriesCache},
@@ -99,7 +100,10 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
         tokio::pin!(stop);
         loop {
             tokio::select! {
-                _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+                _ = sweep.tick() => {
+                    worker.pool.sweep(Instant::now());
+                    memory::give_back();
+                }
                 () = &mut stop => return Ok(()),
             }
         }

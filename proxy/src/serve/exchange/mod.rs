@@ -85,19 +85,16 @@ pub(super) async fn serve(worker: &Worker, mut conn: Conn, peer: SocketAddr, sid
             Ok(None) => return,
             Err(fault) => {
                 let mut record = Record::new(0);
-                answer_fault(&mut conn, &mut out, &mut record, None, &fault, false, false).await;
+                Box::pin(answer_fault(&mut conn, &mut out, &mut record, None, &fault, false, false)).await;
                 record.finish(worker, &side, peer, None);
-                return linger(&mut conn).await;
+                return Box::pin(linger(&mut conn)).await;
             }
         };
-        let counted = worker.shared.drain.enter(worker.id);
-        let mut record = Record::new(head.len());
-        let next = exchange(worker, &mut conn, &side, &head, &mut out, &mut record).await;
-        record.finish(worker, &side, peer, Some(&head));
-        drop(counted);
+        // Most connections wait for a request most of the time: what a request needs is kept only while there is one.
+        let next = Box::pin(counted(worker, &mut conn, peer, &side, head, &mut out)).await;
         match next {
             Next::Request => {}
-            Next::Close => return linger(&mut conn).await,
+            Next::Close => return Box::pin(linger(&mut conn)).await,
             Next::Gone => return,
         }
         out.clear();
@@ -150,6 +147,22 @@ async fn read_head(
             None => return Ok(None),
         }
     }
+}
+
+/// One request and its answer, which the drain waits for and telemetry tells of.
+async fn counted(
+    worker: &Worker,
+    conn: &mut Conn,
+    peer: SocketAddr,
+    side: &Side,
+    head: RequestHead,
+    out: &mut BytesMut,
+) -> Next {
+    let _counted = worker.shared.drain.enter(worker.id);
+    let mut record = Record::new(head.len());
+    let next = exchange(worker, conn, side, &head, out, &mut record).await;
+    record.finish(worker, side, peer, Some(&head));
+    next
 }
 
 /// One request and its answer.
