@@ -141,13 +141,11 @@ fn an_application_that_refuses_is_replaced_by_another_without_a_failed_request()
         let load = Load::start(&shop.client, at(shop.catalog, 80), 4);
         load.more(300);
         // Nobody tells the control plane: the endpoint stays in the list.
+        // What is open to it stays usable; a connection more is refused.
         shop.apps[2].stop_accepting();
-        let stopped = shop.apps[2].count();
         let not_delivered = || shop.client.metric("weir_retries_total", &[("reason", "not_delivered")]);
         until("the peer's proxy says that nothing was delivered", || (not_delivered() >= 1.0).then_some(()));
         load.more(500);
-        // What was open to the application stays usable until the proxy closes it; then nothing arrives any more.
-        assert!(shop.apps[2].count() < stopped + 5000);
         // The old one lives on: requests that it has taken are its own to answer.
         let again = App::echo(&shop.pods[2].netns, 8080, "v2-a");
         let _old = std::mem::replace(&mut shop.apps[2], again);
