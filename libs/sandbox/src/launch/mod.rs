@@ -1,0 +1,177 @@
+//! Starting and ending a sandbox from outside: what `up` and `down` do.
+
+mod check;
+mod down;
+mod owner;
+mod report;
+mod serve;
+mod wait;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use self::{down::take_down, wait::wait_until_ready};
+pub use self::{
+    down::{Downed, down},
+    owner::Owner,
+    serve::{serve, serve_inside},
+};
+use crate::{
+    api::load::{self, LoadError},
+    client::{Client, ClientError},
+    layout::Layout,
+    runtime::logs::tail,
+};
+
+/// Hidden subcommand of `weir` that makes the namespaces and starts the supervisor in them.
+pub const SERVE_COMMAND: &str = "sandbox-serve";
+/// Its second step, inside the namespaces.
+pub const SERVE_INSIDE_COMMAND: &str = "sandbox-serve-inside";
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Longest time until the supervisor answers.
+const SUPERVISOR: Duration = Duration::from_secs(15);
+
+/// Why a sandbox does not start or end.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Not root.
+    #[error("the sandbox needs root for now (network namespaces and mounts): run it by sudo")]
+    NotRoot,
+    /// The name is taken.
+    #[error("sandbox {0} is running already: end it by `weir sandbox down --name {0}`, or take another --name")]
+    Running(String),
+    /// Something is not installed.
+    #[error("{0}")]
+    Missing(String),
+    /// The manifests are wrong.
+    #[error("{0}")]
+    Manifests(#[from] LoadError),
+    /// The machine said no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The answer.
+        source: io::Error,
+    },
+    /// The supervisor ended while it was needed.
+    #[error("the supervisor ended: {0}")]
+    Ended(String),
+    /// Not all pods became ready.
+    #[error("{0}")]
+    NotReady(String),
+    /// Someone interrupted.
+    #[error("interrupted; everything is taken down again")]
+    Interrupted,
+    /// The supervisor could not be asked.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
+    let what = what.into();
+    move |source| LaunchError::Io { what, source }
+}
+
+/// How to start a sandbox.
+#[derive(Debug, Clone)]
+pub struct Up {
+    /// Where it keeps its files.
+    pub layout: Layout,
+    /// Manifests.
+    pub manifests: PathBuf,
+    /// Weir's programs.
+    pub bin_dir: PathBuf,
+    /// Whether the mesh runs.
+    pub mesh: bool,
+    /// Longest time until all pods are ready.
+    pub limit: Duration,
+    /// Whether it runs [`Layout::manifests`], a copy that can be edited freely and ends with the sandbox.
+    pub copy: bool,
+}
+
+/// Starts a sandbox and waits until all its pods are ready. What fails or is interrupted is taken down again.
+///
+/// # Errors
+/// [`LaunchError`], with the logs of what did not become ready.
+pub fn up(up: &Up, interrupted: &Arc<AtomicBool>, progress: &mut dyn FnMut(&str)) -> Result<Client, LaunchError> {
+    check::check(up)?;
+    load::load(&up.manifests)?;
+    take_folder(&up.layout, progress)?;
+    let manifests = if up.copy { copy_manifests(up) } else { Ok(up.manifests.clone()) };
+    let started = manifests.and_then(|manifests| spawn(up, &manifests));
+    let error = match started.and_then(|()| wait_until_ready(up, interrupted, progress)) {
+        Ok(client) => return Ok(client),
+        Err(error) => error,
+    };
+    // The first error matters more than one of the way down, which `down` would show again.
+    let _ = take_down(&up.layout);
+    // A terminal interrupts the supervisor's first step as well, which then looks as if it had failed by itself.
+    Err(if interrupted.load(Ordering::Relaxed) { LaunchError::Interrupted } else { error })
+}
+
+fn copy_manifests(up: &Up) -> Result<PathBuf, LaunchError> {
+    let to = up.layout.manifests();
+    let copy = || -> io::Result<()> {
+        fs::create_dir(&to)?;
+        let files = if up.manifests.is_dir() {
+            fs::read_dir(&up.manifests)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?
+        } else {
+            vec![up.manifests.clone()]
+        };
+        for path in files {
+            if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+                fs::copy(&path, to.join(name))?;
+            }
+        }
+        Ok(())
+    };
+    copy().map_err(failed(format!("copy of {}", up.manifests.display())))?;
+    Ok(to)
+}
+
+fn take_folder(layout: &Layout, progress: &mut dyn FnMut(&str)) -> Result<(), LaunchError> {
+    let what = || failed(format!("folder {}", layout.root().display()));
+    match layout.create() {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(what()(error)),
+        Err(_) => {}
+    }
+    let alive = match Owner::read(layout) {
+        Some(owner) => owner.is_alive(),
+        None => owner::is_young(layout),
+    };
+    if alive {
+        return Err(LaunchError::Running(layout.name().to_owned()));
+    }
+    progress("an earlier sandbox of this name ended without `down`: its files are removed");
+    layout.remove().map_err(what())?;
+    layout.create().map_err(what())
+}
+
+fn spawn(up: &Up, manifests: &Path) -> Result<(), LaunchError> {
+    let log = File::create(up.layout.supervisor_log()).map_err(failed("log of the supervisor"))?;
+    let weir = std::env::current_exe().map_err(failed("own executable"))?;
+    let manifests = fs::canonicalize(manifests).map_err(failed(manifests.display().to_string()))?;
+    let mut command = Command::new(weir);
+    command.arg(SERVE_COMMAND).arg("--name").arg(up.layout.name());
+    command.arg("--manifests").arg(manifests).arg("--bin-dir").arg(&up.bin_dir);
+    if !up.mesh {
+        command.arg("--without-mesh");
+    }
+    command.current_dir("/").stdin(Stdio::null());
+    command.stdout(log.try_clone().map_err(failed("log of the supervisor"))?).stderr(log);
+    let status = command.status().map_err(failed("supervisor"))?;
+    if status.success() { Ok(()) } else { Err(LaunchError::Ended(tail(&up.layout.supervisor_log(), 20))) }
+}
