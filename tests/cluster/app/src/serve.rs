@@ -1,0 +1,105 @@
+//! An HTTP server that answers with what it got, HTTP/1.1 and HTTP/2.
+
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// Largest body that is read, in bytes.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+/// Longest pause that a request can ask for.
+const MAX_DELAY: Duration = Duration::from_secs(60);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where to listen
+    #[arg(long, default_value = "[::]:8080")]
+    listen: SocketAddr,
+    /// Said with every answer
+    #[arg(long, default_value = "")]
+    version: String,
+}
+
+/// Serves until SIGTERM, and then accepts no more: what a plain program does. Open requests are answered.
+pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let listener = TcpListener::bind(arguments.listen).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let version: Arc<str> = arguments.version.as_str().into();
+    let open = hyper_util::server::graceful::GracefulShutdown::new();
+    println!("listening on {}", arguments.listen);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // Out of file descriptors, most likely: connections must end first.
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+            _ = terminate.recv() => break,
+        };
+        let peer = stream.peer_addr().ok();
+        let version = version.clone();
+        let service = service_fn(move |request| answer(request, version.clone(), peer));
+        let server = auto::Builder::new(TokioExecutor::new());
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        // A client that breaks off is no news.
+        tokio::spawn(open.watch(connection));
+    }
+    drop(listener);
+    open.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Path `/status/CODE` answers with that code, `/delay/MS` after that time.
+async fn answer(
+    request: Request<Incoming>,
+    version: Arc<str>,
+    peer: Option<SocketAddr>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut status = StatusCode::OK;
+    match head.uri.path().trim_start_matches('/').split_once('/') {
+        Some(("status", code)) => status = code.parse().unwrap_or(StatusCode::BAD_REQUEST),
+        Some(("delay", ms)) => {
+            let delay = Duration::from_millis(ms.parse().unwrap_or(0));
+            tokio::time::sleep(delay.min(MAX_DELAY)).await;
+        }
+        _ => {}
+    }
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in &head.headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        headers.entry(name.to_string()).or_default().push(value);
+    }
+    let said = serde_json::json!({
+        "pod": crate::pod(),
+        "version": &*version,
+        "method": head.method.as_str(),
+        "path": head.uri.path_and_query().map(ToString::to_string),
+        "protocol": format!("{:?}", head.version),
+        "peer": peer.map(|peer| peer.ip().to_canonical().to_string()),
+        "headers": headers,
+        "body": String::from_utf8_lossy(&body),
+    });
+    let mut response = Response::new(Full::new(Bytes::from(format!("{said}\n"))));
+    *response.status_mut() = status;
+    for (name, value) in [("content-type", "application/json"), ("x-version", &version), ("x-pod", &crate::pod())] {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}

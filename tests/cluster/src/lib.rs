@@ -1,0 +1,45 @@
+//! A real Kubernetes of several nodes on one machine, without Docker: for the tests, and for a person who tries something.
+//!
+//! Every node is a network namespace and a mount namespace with containerd, kubelet and kube-proxy of its own; etcd and the control
+//! plane have another. All of them are in one process namespace, whose first process takes everything with it when it ends.
+//!
+//! ```text
+//! suite, case     tests of a file on one cluster              \
+//! cluster         a running cluster in a test's hands          > in the test, or `weir-cluster up`
+//! launch          what is needed, the tools, the base images  /
+//!     └─starts─> guard ─> init ─> supervisor                     three processes, each inside the one before
+//!                                 ├─ mounts network place cgroups pki forward    what the programs run in
+//!                                 ├─ control_plane node service                  the programs
+//!                                 └─ readiness control                           when it is up, and what can be asked of it
+//! ```
+//! Kubernetes, CoreDNS and Helm are built by `tools/cluster-tools` from the modules in `go/`; the rest is Debian's.
+
+pub mod address;
+pub mod case;
+pub mod cgroups;
+pub mod cluster;
+pub mod control;
+mod control_plane;
+mod diagnose;
+mod forward;
+pub mod guard;
+pub mod images;
+mod launch;
+pub mod layout;
+mod mounts;
+mod network;
+mod node;
+pub mod options;
+pub mod person;
+mod pki;
+mod place;
+mod readiness;
+pub mod requirements;
+mod service;
+pub mod suite;
+pub mod supervisor;
+
+pub use case::{Case, is_ready};
+pub use cluster::{Cluster, Spot};
+pub use layout::Layout;
+pub use options::Options;
