@@ -4,8 +4,10 @@
 
 CACHE ?= $(if $(filter 0,$(shell id -u)),/var/cache/weir,$(HOME)/.cache/weir)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
+export CACHE
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
+ROOT := $(filter 0,$(shell id -u))
 BIN := $(CARGO_TARGET_DIR)/debug
 PRODUCTS := -p weir-cli -p weir-control -p weir-webhook -p weir-proxy -p weir-cni -p weir-init
 
@@ -13,12 +15,13 @@ PRODUCTS := -p weir-cli -p weir-control -p weir-webhook -p weir-proxy -p weir-cn
 # which checkout a result was made from: what another checkout made last is made anew here.
 OWNER := $(CARGO_TARGET_DIR)/checkout
 
-.PHONY: help setup own build demo test lint fmt bench measure clean
+.PHONY: help setup own build demo test test-cluster cluster cluster-down cluster-tools lint fmt bench measure clean
 
 help:
 	@echo "make demo   the whole mesh on this machine, shown and taken down (KEEP=1 leaves it running)"
 	@echo "make test   everything that is tested"
-	@echo "make lint fmt build bench measure setup clean"
+	@echo "make cluster   a real Kubernetes on this machine, until make cluster-down; NODES=3 DUAL_STACK=1"
+	@echo "make test-cluster lint fmt build bench measure setup clean"
 
 setup:
 	@tools/setup
@@ -35,8 +38,28 @@ build: setup own
 demo: build
 	@$(BIN)/weir sandbox demo examples/canary $(if $(KEEP),--keep)
 
-test: build
+# The Kubernetes of the cluster tests takes its time once, and is built beside everything else; the tests wait for it, and say what is
+# wrong with it. Who is not root has no use for it: those tests are skipped.
+test:
+	@tools/setup $(if $(ROOT),cluster)
+	@$(if $(ROOT),tools/cluster-tools >/dev/null &) $(MAKE) --no-print-directory build
 	cargo test --locked --workspace --no-fail-fast
+
+# The tests on a real Kubernetes alone.
+test-cluster: cluster-tools own
+	cargo test --locked -p weir-cluster --no-fail-fast
+
+# A Kubernetes for a person: prints how to reach and how to end it.
+cluster: cluster-tools own
+	cargo build --locked -p weir-cluster
+	@$(BIN)/weir-cluster up $(if $(NODES),--nodes $(NODES)) $(if $(DUAL_STACK),--dual-stack)
+
+cluster-down:
+	@if [ -x $(BIN)/weir-cluster ]; then $(BIN)/weir-cluster down; else echo "no cluster was ever started here"; fi
+
+cluster-tools:
+	@tools/setup cluster
+	@tools/cluster-tools >/dev/null
 
 # Measurements with a bar, in release builds on a quiet machine: CNI ADD, a review of the webhook, the control plane under load.
 measure: setup own
