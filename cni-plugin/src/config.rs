@@ -37,11 +37,12 @@ pub struct Config<'a> {
     runtime_config: Option<RuntimeConfig>,
 }
 
+/// What the runtime knows of the pod, by capability.
 #[derive(Debug, Default, Deserialize)]
-struct RuntimeConfig {
+pub(crate) struct RuntimeConfig {
     // The capability's name (weir_mesh::names::CNI_ANNOTATIONS_CAPABILITY; a test compares them).
     #[serde(rename = "io.kubernetes.cri.pod-annotations", default, deserialize_with = "present")]
-    annotations: Option<BTreeMap<String, String>>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
 /// A key that is there with `null` is a pod without annotations; only a missing key is a runtime that hands none over.

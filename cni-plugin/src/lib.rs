@@ -5,11 +5,14 @@
 //! dies with the pod's network namespace.
 //!
 //! A pod that has our annotation and can not be programmed fails to start. All other pods are never touched.
+//!
+//! [`node`] is the agent that puts the plugin on a node, keeps it there, and repairs pods that started without it.
 
 mod commands;
 mod config;
 mod error;
 mod log;
+pub mod node;
 mod once;
 
 use std::{

@@ -41,6 +41,45 @@ pub(crate) fn warning(to: &mut dyn Write, message: &str) {
     line(to, &Warning { level: "warn", msg: message });
 }
 
+/// Something that the node agent did or found; what does not apply is left out.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub(crate) struct Event<'a> {
+    pub(crate) level: &'static str,
+    pub(crate) msg: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) primary: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) netns: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) elapsed_us: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'a str>,
+}
+
+impl<'a> Event<'a> {
+    pub(crate) fn info(msg: &'a str) -> Self {
+        Self { level: "info", msg, ..Self::default() }
+    }
+
+    pub(crate) fn warn(msg: &'a str) -> Self {
+        Self { level: "warn", msg, ..Self::default() }
+    }
+
+    pub(crate) fn error(msg: &'a str) -> Self {
+        Self { level: "error", msg, ..Self::default() }
+    }
+
+    pub(crate) fn say(&self) {
+        line(&mut std::io::stderr(), self);
+    }
+}
+
 /// One write, so that lines of plugins that run at the same time do not mix. A log that can not be written must not stop a pod.
 fn line(to: &mut dyn Write, value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
