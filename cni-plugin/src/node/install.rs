@@ -150,11 +150,14 @@ impl<'a> Installer<'a> {
         {
             return Duration::MAX;
         }
-        let Some(reason) = binary_fault(&path) else {
-            self.compared = files::open(&path, false).ok().map(|(_, data)| (Stamp::of(&data), now));
-            self.binary.placed = true;
-            self.binary.failure = None;
-            return Duration::MAX;
+        let reason = match compare_binary(&path) {
+            Ok(stamp) => {
+                self.compared = Some((stamp, now));
+                self.binary.placed = true;
+                self.binary.failure = None;
+                return Duration::MAX;
+            }
+            Err(reason) => reason,
         };
         if let Err(left) = self.binary.allowed(now, &path) {
             return left;
@@ -311,21 +314,21 @@ fn state_dir(options: &Options) -> PathBuf {
     options.host_cache_dir.join(PLUGIN)
 }
 
-/// What is wrong with the plugin's file.
-fn binary_fault(path: &Path) -> Option<String> {
+/// Compares the plugin's file with this program. The stamp is of before, so that a change meanwhile is not overlooked.
+fn compare_binary(path: &Path) -> Result<Stamp, String> {
     let (file, data) = match files::open(path, false) {
         Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some("it is missing".into()),
-        Err(error) => return Some(format!("it can not be read ({error})")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err("it is missing".into()),
+        Err(error) => return Err(format!("it can not be read ({error})")),
     };
     let mode = data.mode() & 0o7777;
     if mode != MODE {
-        return Some(format!("its permissions are {mode:o}, not {MODE:o}"));
+        return Err(format!("its permissions are {mode:o}, not {MODE:o}"));
     }
     match File::open(OWN_BYTES).and_then(|own| files::same(own, file)) {
-        Ok(true) => None,
-        Ok(false) => Some("its bytes are not this version's".into()),
-        Err(error) => Some(format!("it can not be compared ({error})")),
+        Ok(true) => Ok(Stamp::of(&data)),
+        Ok(false) => Err("its bytes are not this version's".into()),
+        Err(error) => Err(format!("it can not be compared ({error})")),
     }
 }
 
@@ -350,9 +353,7 @@ fn conflist_fault(folder: &Path, wanted: &Wanted) -> Option<String> {
 /// Is everything in place? Else one line why not.
 pub(super) fn check(options: &Options) -> Result<(), String> {
     let binary = options.bin_dir.join(PLUGIN);
-    if let Some(reason) = binary_fault(&binary) {
-        return Err(format!("the plugin {} is not in place: {reason}", binary.display()));
-    }
+    compare_binary(&binary).map_err(|reason| format!("the plugin {} is not in place: {reason}", binary.display()))?;
     let folder = &options.conf_dir;
     match primary::find(folder, &state_dir(options)) {
         Err(error) => Err(format!("{} can not be read: {error}", folder.display())),
@@ -364,7 +365,14 @@ pub(super) fn check(options: &Options) -> Result<(), String> {
             Some(reason) => {
                 Err(format!("the configuration {} is not in place: {reason}", folder.join(wanted.name).display()))
             }
-            None => Ok(()),
+            None => match OURS
+                .iter()
+                .map(|name| folder.join(name))
+                .find(|path| *path != folder.join(wanted.name) && path.exists())
+            {
+                Some(other) => Err(format!("{} is there as well: the agent takes it away", other.display())),
+                None => Ok(()),
+            },
         },
     }
 }
