@@ -95,13 +95,14 @@ pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Attachment, Broken> {
         None => Annotations::Absent,
         Some(mut all) => all.remove(CAPTURE_ANNOTATION).map_or(Annotations::NotOurs, Annotations::Capture),
     };
-    let sandboxes = note.result.and_then(|result| result.interfaces).unwrap_or_default();
-    let mut namespaces: Vec<String> = Vec::new();
-    for namespace in note.netns.into_iter().chain(sandboxes.into_iter().filter_map(|interface| interface.sandbox)) {
-        if !namespace.is_empty() && !namespaces.contains(&namespace) {
-            namespaces.push(namespace);
-        }
-    }
+    let interfaces = note.result.and_then(|result| result.interfaces).unwrap_or_default();
+    let mut namespaces: Vec<String> = match note.netns {
+        Some(netns) => vec![netns],
+        None => interfaces.into_iter().filter_map(|interface| interface.sandbox).collect(),
+    };
+    namespaces.retain(|namespace| !namespace.is_empty());
+    namespaces.sort();
+    namespaces.dedup();
     Ok(Attachment { container: note.container_id, network: note.if_name != "lo", pod, annotations, namespaces })
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ffi::OsStr,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -113,7 +114,7 @@ impl<'a> Healer<'a> {
         pod: &str,
         capture: &str,
         sandbox: &Sandbox<'_>,
-        shared: &HashSet<&str>,
+        shared: &HashSet<&OsStr>,
     ) -> (Option<Id>, Option<String>) {
         let mut namespaces = sandbox.namespaces.iter();
         let noted = match (namespaces.next(), namespaces.next()) {
@@ -121,7 +122,7 @@ impl<'a> Healer<'a> {
             (None, _) => return (None, Some("the runtime noted no network namespace for it: restart the pod".into())),
             _ => return (None, Some("the runtime noted several network namespaces for it: restart the pod".into())),
         };
-        if shared.contains(noted) {
+        if Path::new(noted).file_name().is_some_and(|name| shared.contains(name)) {
             return (None, Some(format!("{noted} is noted for another pod as well, with other settings")));
         }
         let held = match netns::open(noted, &self.options.host_netns_dirs, &self.options.netns_dir) {
@@ -251,13 +252,13 @@ fn sandboxes(notes: &HashMap<PathBuf, Note>) -> BTreeMap<&str, Sandbox<'_>> {
     all
 }
 
-/// Namespaces that are noted for several sandboxes which do not agree.
-fn shared<'a>(sandboxes: &BTreeMap<&str, Sandbox<'a>>) -> HashSet<&'a str> {
+/// Names of namespaces that are noted for several sandboxes which do not agree. The folder has several names itself.
+fn shared<'a>(sandboxes: &BTreeMap<&str, Sandbox<'a>>) -> HashSet<&'a OsStr> {
     let (mut first, mut shared) = (HashMap::new(), HashSet::new());
     for sandbox in sandboxes.values() {
-        for namespace in &sandbox.namespaces {
-            if *first.entry(*namespace).or_insert(sandbox.capture) != sandbox.capture {
-                shared.insert(*namespace);
+        for name in sandbox.namespaces.iter().filter_map(|namespace| Path::new(*namespace).file_name()) {
+            if *first.entry(name).or_insert(sandbox.capture) != sandbox.capture {
+                shared.insert(name);
             }
         }
     }

@@ -148,7 +148,7 @@ impl Node {
         path
     }
 
-    /// Starts a pod's network: the first configuration's chain, run in the node's namespace; then the note.
+    /// Starts a pod's network (`{"absent": true}`: by a runtime that hands no annotations over): the first configuration's chain, run in the node's namespace; then the note.
     pub fn add(&self, node: &Netns, pod: &Netns, annotations: &Value) -> Result<(), String> {
         let (list, previous) = self.chain(node, pod, annotations)?;
         let args: Vec<[String; 2]> = arguments(pod).into_iter().map(|(name, value)| [name.to_owned(), value]).collect();
@@ -176,7 +176,7 @@ impl Node {
             let mut config = entry.clone();
             config["name"] = list["name"].clone();
             config["cniVersion"] = list["cniVersion"].clone();
-            if entry["capabilities"][CAPABILITY] == true {
+            if entry["capabilities"][CAPABILITY] == true && !annotations["absent"].is_boolean() {
                 config["runtimeConfig"] = json!({CAPABILITY: annotations});
             }
             if !previous.is_null() {
