@@ -88,6 +88,45 @@ fn pods_that_started_without_the_plugin_are_repaired() {
 }
 
 #[test]
+fn two_capabilities_are_enough() {
+    if !can_run() {
+        return;
+    }
+    let node = Node::new();
+    node.put_primary("10-pods.conflist");
+    let (pod, nested) = (Netns::new("pod"), Netns::new("users"));
+    // A pod with a user namespace of its own (hostUsers: false), which owns its network namespace.
+    let path = nested.path();
+    nix::mount::umount(&path).unwrap();
+    let mut child = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "sh", "-c", "echo up; read x"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let source = format!("/proc/{}/ns/net", child.id());
+    let flags = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(source.as_str()), &path, None::<&str>, flags, None::<&str>).unwrap();
+    for pod in [&pod, &nested] {
+        let (name, text) = sample(0, pod);
+        node.note(&name, text.as_bytes());
+    }
+    let agent = node.start_with_capabilities("+net_admin,+sys_admin");
+    agent.until("repaired", SOON, || redirected(&pod) && redirected(&nested) && node.is_ready());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Without them it says what is missing, and keeps the plugin in place all the same.
+    drop(agent);
+    fs::remove_file(node.plugin()).unwrap();
+    pod.exec("nft", &["flush", "ruleset"]);
+    let agent = node.start_with_capabilities("+net_admin");
+    agent.until("installed", SOON, || node.is_ready());
+    agent.says("no permission to enter it: run as root (CAP_SYS_ADMIN)");
+}
+
+#[test]
 fn notes_of_every_libcni_and_namespaces_from_the_loopback_note() {
     if !can_run() {
         return;

@@ -104,9 +104,22 @@ impl Node {
     }
 
     pub fn start_program(&self, program: &Path) -> Agent {
+        self.start_command(self.command(program, &[]))
+    }
+
+    /// With what a container gives it that drops all capabilities but these.
+    pub fn start_with_capabilities(&self, capabilities: &str) -> Agent {
+        let agent = self.command(&weir_cni(), &[]);
+        let mut command = Command::new("setpriv");
+        command.args(["--no-new-privs", "--bounding-set", &format!("-all,{capabilities}")]);
+        command.arg(agent.get_program()).args(agent.get_args());
+        self.start_command(command)
+    }
+
+    fn start_command(&self, mut command: Command) -> Agent {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = self.root.join(format!("log-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let child = self.command(program, &[]).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let child = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
         Agent { child, log }
     }
 
