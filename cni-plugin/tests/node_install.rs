@@ -150,6 +150,8 @@ fn a_malformed_primary_keeps_the_last_good_one() {
     assert!(agent.stop());
 }
 
+type Damage = fn(&Path);
+
 #[test]
 fn what_is_damaged_is_repaired_within_a_second() {
     let node = Node::new();
@@ -157,13 +159,13 @@ fn what_is_damaged_is_repaired_within_a_second() {
     let agent = node.start();
     follows(&node, &agent, "pods");
     let good = node.everything();
-    let damages: [(&str, &dyn Fn(&Path)); 6] = [
-        ("deleted", &|path| fs::remove_file(path).unwrap()),
-        ("emptied", &|path| drop(fs::File::create(path).unwrap())),
-        ("written to", &|path| fs::write(path, "{}").unwrap()),
-        ("no permissions", &|path| fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap()),
-        ("open to all", &|path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap()),
-        ("a link", &|path| {
+    let damages: [(&str, Damage); 6] = [
+        ("deleted", |path| fs::remove_file(path).unwrap()),
+        ("emptied", |path| drop(fs::File::create(path).unwrap())),
+        ("written to", |path| fs::write(path, "{}").unwrap()),
+        ("no permissions", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap()),
+        ("open to all", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap()),
+        ("a link", |path| {
             fs::remove_file(path).unwrap();
             symlink("/etc/hostname", path).unwrap();
         }),

@@ -16,9 +16,10 @@ use nix::{
 use super::{
     conflist::PLUGIN,
     heal::Healer,
-    install::{self, Installer},
+    install::Installer,
     options::Options,
     primary::OURS,
+    remove,
     watch::{Names, Wake, Watcher},
 };
 use crate::log::Event;
@@ -52,7 +53,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         }
     };
     Event { reason: Some(env!("CARGO_PKG_VERSION")), ..Event::info("node agent started") }.say();
-    let _ = install::forget_notes(options); // at worst something is said once less
+    let _ = remove::forget_notes(options); // at worst something is said once less
     let (mut installer, mut healer) = (Installer::new(options), Healer::new(options));
     loop {
         // Watched before looked at, so that no change falls between.
@@ -84,7 +85,7 @@ pub(super) fn uninstall(options: &Options, stay: bool) -> Result<(), String> {
             return Err("told to end before anything was removed".into());
         }
     };
-    install::remove_all(options, || thread::sleep(SETTLE))?;
+    remove::remove_all(options, || thread::sleep(SETTLE))?;
     Event::info("uninstalled: configuration and plugin are removed").say();
     while stay && wait(&mut watcher, SLOW)? == Wake::Look {}
     Ok(())

@@ -13,8 +13,10 @@ use std::{
 use super::{
     conflist::PLUGIN,
     files::{self, Stamp},
+    guard::{Guard, RETRY},
     options::Options,
     primary::{self, Found, OURS, Wanted},
+    remove::{CILIUM, NEW_CONFLIST, NEW_PLUGIN},
 };
 use crate::log::Event;
 
@@ -23,87 +25,12 @@ use crate::log::Event;
 const GRACE: Duration = Duration::from_secs(3);
 /// How long a configuration may be malformed before it is complained about: who writes it may not have ended.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// When to try again what failed.
-const RETRY: Duration = Duration::from_secs(1);
 /// How often the plugin's bytes are compared though nothing seems to have changed.
 const COMPARE: Duration = Duration::from_secs(60);
-/// Repairs within [`WINDOW`] after which somebody else is said to fight us, and repairs come every [`HOLD`] only.
-const FIGHT: u32 = 20;
-const WINDOW: Duration = Duration::from_secs(60);
-const HOLD: Duration = Duration::from_secs(10);
 /// Permissions of the plugin.
 const MODE: u32 = 0o755;
-/// Names of files that are being written; no runtime takes them for a plugin or a configuration.
-const NEW_PLUGIN: &str = ".weir-cni.new";
-const NEW_CONFLIST: &str = ".weir-conflist.new";
-/// What Cilium, where it wants to be alone, appends to the names of other components' configurations.
-const CILIUM: &str = ".cilium_bak";
 /// This program's own bytes, also when its file was replaced or removed.
 const OWN_BYTES: &str = "/proc/self/exe";
-
-/// One of the two things that are kept.
-#[derive(Default)]
-struct Guard {
-    /// It was in place before, so whatever changed it was not us.
-    placed: bool,
-    /// Repairs since `window`.
-    repairs: u32,
-    window: Option<Instant>,
-    held_until: Option<Instant>,
-    failure: Option<String>,
-}
-
-impl Guard {
-    /// May it be written now? Else how long not.
-    fn allowed(&mut self, now: Instant, file: &Path) -> Result<(), Duration> {
-        if let Some(left) =
-            self.held_until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
-        {
-            return Err(left);
-        }
-        if self.held_until.take().is_some() || !self.placed {
-            return Ok(());
-        }
-        if self.window.is_none_or(|start| now.saturating_duration_since(start) > WINDOW) {
-            (self.window, self.repairs) = (Some(now), 0);
-        }
-        self.repairs = self.repairs.saturating_add(1);
-        if self.repairs <= FIGHT {
-            return Ok(());
-        }
-        self.held_until = Some(now + HOLD);
-        Event {
-            file: Some(file),
-            reason: Some(
-                "another component changes it again and again: find it in the logs of the node's other agents and have it \
-                 leave this file alone; until then it is repaired every 10 seconds only",
-            ),
-            ..Event::error("repairs are slowed down")
-        }
-        .say();
-        Err(HOLD)
-    }
-
-    fn done(&mut self, file: &Path, result: io::Result<()>, event: Event<'_>) -> Duration {
-        match result {
-            Ok(()) => {
-                self.placed = true;
-                self.failure = None;
-                event.say();
-                Duration::MAX
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                if self.failure.as_ref() != Some(&reason) {
-                    Event { file: Some(file), reason: Some(&reason), ..Event::error("can not be written; trying on") }
-                        .say();
-                }
-                self.failure = Some(reason);
-                RETRY
-            }
-        }
-    }
-}
 
 /// What is known of the node's configuration.
 pub(super) struct Installer<'a> {
@@ -375,61 +302,4 @@ pub(super) fn check(options: &Options) -> Result<(), String> {
             },
         },
     }
-}
-
-/// Everything that may be of ours, in the order in which it has to go.
-fn leftovers(options: &Options) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for name in OURS {
-        all.push(options.conf_dir.join(name));
-        all.push(options.conf_dir.join(format!("{name}{CILIUM}")));
-    }
-    all.push(options.conf_dir.join(NEW_CONFLIST));
-    all.push(options.bin_dir.join(NEW_PLUGIN));
-    all.push(options.bin_dir.join(PLUGIN));
-    all
-}
-
-/// Is nothing left? Else one line what.
-pub(super) fn check_uninstalled(options: &Options) -> Result<(), String> {
-    match leftovers(options).into_iter().chain([notes(options)]).find(|path| path.symlink_metadata().is_ok()) {
-        Some(path) => Err(format!("{} is still there", path.display())),
-        None => Ok(()),
-    }
-}
-
-/// The plugin's notes as this process sees them.
-fn notes(options: &Options) -> PathBuf {
-    options.cache_dir.join(PLUGIN)
-}
-
-/// Forgets what the plugin said already, so that a new agent lets it say it again.
-pub(super) fn forget_notes(options: &Options) -> io::Result<()> {
-    match std::fs::remove_dir_all(notes(options)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Takes everything away: the configuration, then, when every runtime has read the folder again and what it had begun has
-/// ended (`settle`), the plugin.
-pub(super) fn remove_all(options: &Options, settle: impl FnOnce()) -> Result<(), String> {
-    let failed = |path: &Path, error: io::Error| format!("{} can not be removed: {error}", path.display());
-    let (last, first): (Vec<PathBuf>, Vec<PathBuf>) =
-        leftovers(options).into_iter().partition(|path| path.starts_with(&options.bin_dir));
-    let mut settle = Some(settle);
-    for path in first {
-        files::remove(&path).map_err(|error| failed(&path, error))?;
-    }
-    files::sync(&options.conf_dir).map_err(|error| failed(&options.conf_dir, error))?;
-    for path in last {
-        if path.symlink_metadata().is_ok()
-            && let Some(settle) = settle.take()
-        {
-            settle();
-        }
-        files::remove(&path).map_err(|error| failed(&path, error))?;
-    }
-    files::sync(&options.bin_dir).map_err(|error| failed(&options.bin_dir, error))?;
-    forget_notes(options).map_err(|error| failed(&notes(options), error))
 }

@@ -12,11 +12,13 @@ mod agent;
 mod cache;
 mod conflist;
 mod files;
+mod guard;
 mod heal;
 mod install;
 mod netns;
 mod options;
 mod primary;
+mod remove;
 mod watch;
 
 use std::{
@@ -50,7 +52,7 @@ pub fn main(command: &OsStr, arguments: impl Iterator<Item = OsString>) -> ExitC
                 Command::Run => agent::run(&options),
                 Command::Check => install::check(&options),
                 Command::Uninstall { stay } => agent::uninstall(&options, stay),
-                Command::CheckUninstalled => install::check_uninstalled(&options),
+                Command::CheckUninstalled => remove::check_uninstalled(&options),
             };
             match result {
                 Ok(()) => ExitCode::SUCCESS,
