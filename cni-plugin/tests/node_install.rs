@@ -166,8 +166,10 @@ fn what_is_damaged_is_repaired_within_a_second() {
         ("no permissions", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap()),
         ("open to all", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap()),
         ("a link", |path| {
-            fs::remove_file(path).unwrap();
-            symlink("/etc/hostname", path).unwrap();
+            // In one step, or the agent would be quicker.
+            let link = path.parent().unwrap().join("link");
+            symlink("/etc/hostname", &link).unwrap();
+            fs::rename(link, path).unwrap();
         }),
     ];
     let mut slowest = Duration::ZERO;
@@ -179,8 +181,7 @@ fn what_is_damaged_is_repaired_within_a_second() {
         }
     }
     println!("slowest repair: {slowest:?}");
-    assert_eq!(agent.count("plugin repaired"), 6, "{}", agent.log());
-    assert!(agent.count("configuration repaired") >= 6, "{}", agent.log());
+    agent.until("said", SOON, || agent.count("plugin repaired") >= 6 && agent.count("configuration repaired") >= 6);
     assert!(Path::new("/etc/hostname").exists());
 }
 
