@@ -24,8 +24,9 @@ use super::{
 };
 use crate::log::Event;
 
-/// How often everything is looked at though nothing seems to have changed.
-const SLOW: Duration = Duration::from_secs(30);
+/// How often everything is looked at though nothing seems to have changed: some changes come without an event, such as that of a
+/// link's target, and the end of a folder that we hold. It takes well below a millisecond.
+const SLOW: Duration = Duration::from_secs(5);
 /// The same where changes can not be watched.
 const UNWATCHED: Duration = Duration::from_millis(500);
 /// How often it is tried to become the node's one agent.
