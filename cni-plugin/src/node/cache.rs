@@ -116,6 +116,8 @@ mod tests {
     const OLD: &str = include_str!("../../tests/cache/libcni-1.1.2-eth0.json");
     const OLD_LO: &str = include_str!("../../tests/cache/libcni-1.1.2-lo.json");
     const NEW: &str = include_str!("../../tests/cache/libcni-1.3.0-eth0.json");
+    /// As containerd 1.6.20 wrote it for a pod that a kubelet 1.34 started.
+    const CONTAINERD: &str = include_str!("../../tests/cache/containerd-1.6-eth0.json");
     const ID: &str = "cnitool-a4f9bf5a8a5900e269e9";
 
     #[test]
@@ -130,6 +132,11 @@ mod tests {
             };
             assert_eq!(parse(&format!("pods-{ID}-eth0"), text.as_bytes()), Ok(want));
         }
+        let id = "0ef42b2951ec913ee49467437832b5b18bccf61fcf51e29cdf47339c8277a590";
+        let note = parse(&format!("cluster-{id}-eth0"), CONTAINERD.as_bytes()).unwrap();
+        assert_eq!((note.pod.as_deref(), note.network, note.container.as_str()), (Some("default/before"), true, id));
+        assert_eq!(note.annotations, Annotations::Capture("{\"version\":1}".into()));
+        assert_eq!(note.namespaces, ["/var/run/netns/cni-14a7e467-d826-3383-757d-ee7ea28238f9"]);
         let lo = parse(&format!("cni-loopback-{ID}-lo"), OLD_LO.as_bytes()).unwrap();
         assert_eq!((lo.network, lo.namespaces.len()), (false, 1));
     }
