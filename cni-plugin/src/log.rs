@@ -41,6 +41,9 @@ pub(crate) fn warning(to: &mut dyn Write, message: &str) {
     line(to, &Warning { level: "warn", msg: message });
 }
 
+/// Longest text from elsewhere in a line, in bytes: a pod's namespace and name have at most 317.
+const MAX_TEXT: usize = 600;
+
 /// Something that the node agent did or found; what does not apply is left out.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(crate) struct Event<'a> {
@@ -75,9 +78,17 @@ impl<'a> Event<'a> {
         Self { level: "error", msg, ..Self::default() }
     }
 
+    /// Words that came from files of others are cut where no honest ones are as long.
     pub(crate) fn say(&self) {
-        line(&mut std::io::stderr(), self);
+        let (pod, reason) = (self.pod.map(cut), self.reason.map(cut));
+        line(&mut std::io::stderr(), &Self { pod, reason, ..*self });
     }
+}
+
+/// The text, or its first part of at most [`MAX_TEXT`] bytes.
+fn cut(text: &str) -> &str {
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
 }
 
 /// One write, so that lines of plugins that run at the same time do not mix. A log that can not be written must not stop a pod.

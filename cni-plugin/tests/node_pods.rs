@@ -195,7 +195,7 @@ fn a_runtime_without_annotations_is_said_once() {
 }
 
 /// Names among the namespaces that are none; taken away when dropped.
-struct Names([String; 4]);
+struct Names([String; 5]);
 
 impl Drop for Names {
     fn drop(&mut self) {
@@ -222,7 +222,7 @@ fn broken_and_hostile_notes_change_nothing_and_stop_nothing() {
     };
     let link = Netns::new("link");
     let named = format!("/var/run/netns/{}", link.name);
-    let _names = Names(["", "-plain", "-fifo", "-own"].map(|end| format!("{named}{end}")));
+    let _names = Names(["", "-plain", "-fifo", "-own", "-bare"].map(|end| format!("{named}{end}")));
     // A name in the folder that leads to the node's own namespace, one that is a plain file, one that is a FIFO.
     nix::mount::umount(named.as_str()).unwrap();
     fs::remove_file(&named).unwrap();
@@ -231,6 +231,10 @@ fn broken_and_hostile_notes_change_nothing_and_stop_nothing() {
     let plain = format!("{named}-plain");
     fs::write(&plain, "x").unwrap();
     with(&plain, "plain");
+    let bare = format!("{named}-bare");
+    fs::write(&bare, "").unwrap();
+    with(&bare, "bare");
+    with(&format!("/var/run/netns/{}", "é".repeat(200_000)), "long");
     let fifo = format!("{named}-fifo");
     nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
     with(&fifo, "fifo");
@@ -272,6 +276,8 @@ fn broken_and_hostile_notes_change_nothing_and_stop_nothing() {
         ("link", "no network namespace"),
         ("plain", "no network namespace"),
         ("fifo", "no network namespace"),
+        ("bare", "HostToContainer"),
+        ("long", "network namespace /var/run/netns/é"),
         ("own", "the node's own"),
         ("proc", "in none of the folders"),
         ("dots", "in none of the folders"),
@@ -292,6 +298,7 @@ fn broken_and_hostile_notes_change_nothing_and_stop_nothing() {
         let said = || agent.log().lines().any(|line| line.contains(name) && line.contains(reason));
         agent.until(&format!("{name}: {reason}"), SOON, said);
     }
+    assert!(agent.log().lines().all(|line| line.len() < 2000), "{}", agent.log());
     // The one good note among them is acted on; a second that claims the same namespace for a pod of no mesh is not believed.
     agent.until("the good one", SOON, || redirected(&pod));
     let claimed = Netns::new("claimed");

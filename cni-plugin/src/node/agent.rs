@@ -54,6 +54,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         }
     };
     Event { reason: Some(env!("CARGO_PKG_VERSION")), ..Event::info("node agent started") }.say();
+    say_what_is_missing(options);
     let _ = remove::forget_notes(options); // at worst something is said once less
     let (mut installer, mut healer) = (Installer::new(options), Healer::new(options));
     loop {
@@ -67,6 +68,20 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         if wait(&mut watcher, next)? == Wake::Stop {
             Event::info("node agent ended; plugin and configuration stay in place").say();
             return Ok(());
+        }
+    }
+}
+
+/// Without these folders the plugin is kept in place all the same.
+fn say_what_is_missing(options: &Options) {
+    for folder in [&options.cache_dir, &options.netns_dir] {
+        if !folder.is_dir() {
+            Event {
+                file: Some(folder),
+                reason: Some("this folder of the node is not mounted into the agent's container"),
+                ..Event::warn("pods that started without the plugin can not be repaired")
+            }
+            .say();
         }
     }
 }

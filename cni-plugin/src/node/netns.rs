@@ -44,6 +44,11 @@ pub(super) enum Refused {
     Gone,
     #[error("it is in none of the folders of pods' namespaces ({0}); see --host-netns-dir")]
     Elsewhere(String),
+    #[error(
+        "it is not mounted here: where the agent runs in a container, the mount of the namespaces' folder needs the \
+         propagation HostToContainer; on the node itself, restart the pod"
+    )]
+    NotMounted,
     #[error("it is no network namespace")]
     NoNamespace,
     #[error("it is the node's own")]
@@ -76,9 +81,9 @@ pub(super) fn open(noted: &str, host_dirs: &[PathBuf], dir: &Path) -> Result<Hel
         Err(error) => return Err(error.into()),
     };
     if fstatfs(&file).map_err(io::Error::from)?.filesystem_type() != NSFS_MAGIC {
-        // What is left of a name after its namespace was unmounted is an empty file.
-        let left = file.metadata().is_ok_and(|data| data.is_file() && data.len() == 0);
-        return Err(if left { Refused::Gone } else { Refused::NoNamespace });
+        // A name on which its namespace is to be mounted is an empty file.
+        let bare = file.metadata().is_ok_and(|data| data.is_file() && data.len() == 0);
+        return Err(if bare { Refused::NotMounted } else { Refused::NoNamespace });
     }
     let id = |data: fs::Metadata| (data.dev(), data.ino());
     let found = id(file.metadata()?);
