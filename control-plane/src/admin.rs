@@ -3,6 +3,8 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
+use tokio::sync::watch;
+
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
 use crate::{
@@ -26,13 +28,29 @@ pub fn router(catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Router {
         .with_state(Admin { catalog, metrics })
 }
 
+/// The kubelet's pages: `/livez` says that the process turns, whatever the API server does; `/healthz` that proxies are answered.
+pub fn health(catalog: Arc<Catalog>, shutdown: watch::Receiver<bool>) -> Router {
+    let ready = async move || {
+        if *shutdown.borrow() {
+            (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".into())
+        } else {
+            readiness(&catalog)
+        }
+    };
+    Router::new().route("/livez", get(async || "ok\n")).route("/healthz", get(ready))
+}
+
 async fn healthz(State(admin): State<Admin>) -> (StatusCode, String) {
-    match admin.catalog.start() {
+    readiness(&admin.catalog)
+}
+
+fn readiness(catalog: &Catalog) -> (StatusCode, String) {
+    match catalog.start() {
         Start::Done => (StatusCode::OK, "ok\n".into()),
         Start::Reading => (StatusCode::SERVICE_UNAVAILABLE, "the source is still being read\n".into()),
         Start::Held(places) => {
             let mut text =
-                "not ready: these files have not parsed since the start; mend or remove them. Until then proxies are not \
+                "not ready: these have not been read since the start; mend or remove them. Until then proxies are not \
                  answered and keep what they have.\n"
                     .to_owned();
             for place in places {

@@ -1,4 +1,4 @@
-//! Who calls: pods' tokens, checked with the issuer's public key.
+//! Who calls: pods' tokens, checked with the issuer's public key, or by the API server.
 //!
 //! A token is a projected Kubernetes token: signed (RS256 or ES256), for our audience, from our issuer, not expired, and bound
 //! to a pod. The identity comes from it and from nothing else.
@@ -14,6 +14,8 @@ use serde::Deserialize;
 use tonic::{Status, metadata::MetadataMap};
 use weir_config::model::Name;
 use weir_mesh::{Identity, TrustDomain, names::TOKEN_AUDIENCE};
+
+use crate::kubernetes::TokenReviews;
 
 /// Clocks may differ by this much, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
@@ -31,6 +33,47 @@ pub struct Caller {
     pub identity: Identity,
     /// When the proof ends.
     pub expires: SystemTime,
+}
+
+/// Says who callers are.
+#[derive(Debug)]
+pub enum Callers {
+    /// By the public key of the tokens' issuer.
+    Key(TokenVerifier),
+    /// By the API server.
+    Reviews(Reviews),
+}
+
+/// The API server's reviews.
+#[derive(Debug)]
+pub struct Reviews(pub(crate) TokenReviews);
+
+impl Callers {
+    /// Says who calls.
+    ///
+    /// # Errors
+    /// [`Refused`] says why nobody does.
+    pub async fn verify(&self, metadata: &MetadataMap) -> Result<Caller, Refused> {
+        let token = bearer(metadata)?;
+        match self {
+            Self::Key(verifier) => verifier.verify(token),
+            Self::Reviews(reviews) => reviews.0.verify(token).await,
+        }
+    }
+
+    /// True where every pod that can have a token is known: then one that is not known is gone.
+    pub fn are_known(&self) -> bool {
+        matches!(self, Self::Reviews(_))
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<&str, Refused> {
+    let value = metadata.get("authorization").and_then(|value| value.to_str().ok()).ok_or(Refused::Missing)?;
+    let token = value.strip_prefix("Bearer ").ok_or(Refused::Missing)?;
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(Refused::Invalid(format!("it has more than {MAX_TOKEN_BYTES} bytes")));
+    }
+    Ok(token)
 }
 
 /// Checks tokens.
@@ -55,11 +98,17 @@ pub enum Refused {
     /// It does not verify, or says something that we do not take.
     #[error("the token is refused: {0}")]
     Invalid(String),
+    /// Nobody can say now whether it is good.
+    #[error("the token can not be checked: {0}")]
+    Unanswered(String),
 }
 
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
-        Self::unauthenticated(refused.to_string())
+        match refused {
+            Refused::Unanswered(_) => Self::unavailable(refused.to_string()),
+            Refused::Missing | Refused::Invalid(_) => Self::unauthenticated(refused.to_string()),
+        }
     }
 }
 
@@ -116,16 +165,11 @@ impl TokenVerifier {
         Ok(Self { key, validation, trust_domain })
     }
 
-    /// Says who calls.
+    /// Says who has this token.
     ///
     /// # Errors
     /// [`Refused`] says why nobody does.
-    pub fn verify(&self, metadata: &MetadataMap) -> Result<Caller, Refused> {
-        let value = metadata.get("authorization").and_then(|value| value.to_str().ok()).ok_or(Refused::Missing)?;
-        let token = value.strip_prefix("Bearer ").ok_or(Refused::Missing)?;
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(Refused::Invalid(format!("it has more than {MAX_TOKEN_BYTES} bytes")));
-        }
+    pub fn verify(&self, token: &str) -> Result<Caller, Refused> {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| Refused::Invalid(error.to_string()))?
             .claims;

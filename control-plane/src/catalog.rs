@@ -19,7 +19,7 @@ use weir_xds::{
 };
 
 use crate::{
-    auth::{Caller, Refused, TokenVerifier},
+    auth::{Caller, Callers, Refused},
     metrics::Metrics,
     source::{Batch, Change},
     translate::{self, Key, Mesh, Of, is_usable},
@@ -44,11 +44,22 @@ pub enum Start {
     Done,
 }
 
+/// What is known of a caller's pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is there.
+    Known,
+    /// Another one of its name is there.
+    Another,
+    /// It is not there.
+    Unknown,
+}
+
 /// Everything that is served.
 #[derive(Debug)]
 pub struct Catalog {
     mesh: Mesh,
-    verifier: Arc<TokenVerifier>,
+    callers: Arc<Callers>,
     metrics: Arc<Metrics>,
     start: watch::Sender<Start>,
     /// Number of batches that were taken.
@@ -81,10 +92,10 @@ fn id(inbox: &Arc<Inbox>) -> usize {
 
 impl Catalog {
     /// An empty catalog that answers nobody until the source is read.
-    pub fn new(mesh: Mesh, verifier: Arc<TokenVerifier>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(mesh: Mesh, callers: Arc<Callers>, metrics: Arc<Metrics>) -> Self {
         Self {
             mesh,
-            verifier,
+            callers,
             metrics,
             start: watch::Sender::new(Start::Reading),
             batches: watch::Sender::new(0),
@@ -157,7 +168,8 @@ impl Catalog {
         match self.start() {
             Start::Done => Ok(()),
             Start::Held(places) => Err(Status::unavailable(format!(
-                "{} manifest files of the control plane have not parsed since it started: its log and /healthz name them",
+                "the control plane's source is not read whole since it started ({} files or kinds, such as a file that has \
+                 not parsed): its log and /healthz name them",
                 places.len()
             ))),
             Start::Reading => Err(Status::unavailable("the control plane still reads its source")),
@@ -168,48 +180,73 @@ impl Catalog {
     ///
     /// # Errors
     /// The status for the caller.
-    pub fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let caller = self.verifier.verify(metadata).inspect_err(|refused: &Refused| {
-            self.metrics.refused_callers.add(1);
-            tracing::warn!(%refused, "a caller was refused");
-        })?;
-        // A token outlives its pod; an address or name may belong to another by then.
-        let state = self.lock();
-        if let Some(pod) = state.world.workload(&caller.pod)
-            && !pod.uid.is_empty()
-            && pod.uid != caller.uid
-        {
-            self.metrics.refused_callers.add(1);
-            tracing::warn!(pod = %caller.pod, token_uid = caller.uid, uid = pod.uid, "a caller was refused: its token is of an earlier pod of this name");
-            return Err(Status::unauthenticated(format!(
-                "the token is of an earlier pod named {}, or the new pod is not known here yet",
-                caller.pod
-            )));
+    pub async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = self.verify(metadata).await?;
+        match self.standing(&caller) {
+            Standing::Another => Err(self.of_an_earlier_pod(&caller)),
+            Standing::Known | Standing::Unknown => Ok(caller),
         }
-        Ok(caller)
     }
 
-    /// The same for certificates, which outlive their request: the pod must be known, for the token of one that is gone is
-    /// good until it expires.
+    /// The same where the pod must be known: for certificates, which outlive their request, and wherever all pods are known.
+    /// The token of a pod that is gone is good until it expires. The news of a new pod may be slower than its proxy, so they
+    /// are waited for.
     ///
     /// # Errors
     /// The status for the caller; `UNAVAILABLE` where it may ask again, as the source is not read or the pod not known yet.
     pub async fn known_caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         self.ready().await?;
-        let known = async {
-            let mut batches = self.batches.subscribe();
-            loop {
-                let caller = self.caller(metadata)?;
-                if self.lock().world.workload(&caller.pod).is_some() || batches.changed().await.is_err() {
-                    return Ok(caller);
-                }
+        let caller = self.verify(metadata).await?;
+        let mut batches = self.batches.subscribe();
+        let known = async { while self.standing(&caller) != Standing::Known && batches.changed().await.is_ok() {} };
+        timeout(POD_PATIENCE, known).await.ok();
+        match self.standing(&caller) {
+            Standing::Known => Ok(caller),
+            Standing::Another => Err(self.of_an_earlier_pod(&caller)),
+            Standing::Unknown => {
+                self.metrics.refused_callers.add(1);
+                tracing::warn!(pod = %caller.pod, uid = caller.uid, "a caller was refused: its token's pod is not known");
+                Err(Status::unavailable(
+                    "the token's pod is not known here: it is gone, or the news of it has not come yet",
+                ))
             }
-        };
-        timeout(POD_PATIENCE, known).await.unwrap_or_else(|_| {
-            Err(Status::unavailable(
-                "the token's pod is not known here: it is gone, or the news of it has not come yet",
-            ))
-        })
+        }
+    }
+
+    async fn verify(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = self.callers.verify(metadata).await.inspect_err(|refused: &Refused| {
+            self.metrics.refused_callers.add(1);
+            tracing::warn!(%refused, "a caller was refused");
+        })?;
+        Ok(caller)
+    }
+
+    /// What is known of a caller's pod. A token outlives its pod; an address or name may belong to another by then.
+    fn standing(&self, caller: &Caller) -> Standing {
+        match self.lock().world.workload(&caller.pod) {
+            None => Standing::Unknown,
+            Some(pod) if !pod.uid.is_empty() && pod.uid != caller.uid => Standing::Another,
+            Some(_) => Standing::Known,
+        }
+    }
+
+    fn of_an_earlier_pod(&self, caller: &Caller) -> Status {
+        self.metrics.refused_callers.add(1);
+        tracing::warn!(pod = %caller.pod, token_uid = caller.uid, "a caller was refused: its token is of an earlier pod of this name");
+        Status::unauthenticated(format!(
+            "the token is of an earlier pod named {}, or the new pod is not known here yet",
+            caller.pod
+        ))
+    }
+
+    /// Looks at everything that is there.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&World) -> T) -> T {
+        at(&self.lock().world)
+    }
+
+    /// Tells when something may have changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.batches.subscribe()
     }
 
     /// What is wrong now, one line each.
@@ -341,8 +378,12 @@ impl weir_xds::server::Catalog for Catalog {
     type Caller = Caller;
 
     async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        self.ready().await?;
-        let caller = self.caller(metadata)?;
+        let caller = if self.callers.are_known() {
+            self.known_caller(metadata).await?
+        } else {
+            self.ready().await?;
+            self.caller(metadata).await?
+        };
         self.metrics.streams.add(1);
         tracing::info!(pod = %caller.pod, identity = caller.identity.uri(), "proxy connected");
         Ok(caller)

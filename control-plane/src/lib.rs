@@ -1,7 +1,7 @@
 //! Weir's control plane: discovery, translation and certificates.
 //!
 //! ```text
-//! source (directory | Kubernetes) -> world (services, pods, endpoints, routes) -> translate -> catalog -> delta streams
+//! source (directory | kubernetes) -> world (services, pods, endpoints, routes) -> translate -> catalog -> delta streams
 //! token -> auth -> catalog, ca                                                               CSR -> ca -> certificate
 //! ```
 //!
@@ -12,6 +12,7 @@ pub mod admin;
 pub mod auth;
 pub mod ca;
 pub mod catalog;
+mod kubernetes;
 pub mod metrics;
 pub mod serve;
 pub mod settings;
@@ -25,11 +26,12 @@ use tokio::sync::{mpsc, watch};
 use weir_config::model::Name;
 
 use crate::{
-    auth::TokenVerifier,
+    auth::{Callers, Reviews, TokenVerifier},
     ca::{CertificateAuthority, Issuing},
     catalog::Catalog,
+    kubernetes::{Keepers, Kubernetes, RouteBook, TokenReviews},
     metrics::Metrics,
-    settings::Settings,
+    settings::{Mode, Settings},
     source::{Source as _, directory::Directory},
 };
 
@@ -41,6 +43,7 @@ pub struct ControlPlane {
     /// Where people and scrapers look, if anywhere.
     pub admin: Option<std::net::SocketAddr>,
     serving: serve::Serving,
+    keepers: Option<Keepers>,
 }
 
 impl ControlPlane {
@@ -50,34 +53,50 @@ impl ControlPlane {
     /// Where a file, a key or a port can not be used; the text names it and says what to do.
     pub async fn start(settings: Settings, shutdown: watch::Receiver<bool>) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
-        let authority = Arc::new(CertificateAuthority::open(&settings.ca_dir, &settings.trust_domain)?);
-        let verifier = Arc::new(TokenVerifier::from_pem(
-            &settings.token_key,
-            &settings.token_issuer,
-            settings.trust_domain.clone(),
-        )?);
+        let mode = settings.mode().map_err(anyhow::Error::msg)?;
+        let (changes, mut batches) = mpsc::channel(source::BACKLOG);
+        let domain = &settings.trust_domain;
+        let (authority, callers, cluster) = match mode {
+            Mode::Directory { config, ca, token_key, token_issuer } => {
+                let authority = Arc::new(CertificateAuthority::open(ca, domain)?);
+                let verifier = TokenVerifier::from_pem(token_key, token_issuer, domain.clone())?;
+                tokio::spawn(Directory::open(config)?.run(changes));
+                (authority, Callers::Key(verifier), None)
+            }
+            Mode::Kubernetes => {
+                let client = kubernetes::connect(settings.kubeconfig.as_deref()).await?;
+                let book = RouteBook::new();
+                let source = Kubernetes::new(client.clone(), book.clone(), metrics.clone());
+                // The first reading and the CA do not wait for each other.
+                tokio::spawn(source.run(changes));
+                let mut down = shutdown.clone();
+                let authority = tokio::select! {
+                    authority = kubernetes::ca_secret::open(&client, &settings.namespace, domain) => Arc::new(authority?),
+                    _ = down.wait_for(|down| *down) => anyhow::bail!("stopped before the CA was read"),
+                };
+                let audience = settings.token_audience.clone();
+                let reviews = TokenReviews::new(client.clone(), audience, domain.clone(), metrics.clone());
+                (authority, Callers::Reviews(Reviews(reviews)), Some((client, book)))
+            }
+        };
         let catalog = Arc::new(Catalog::new(
-            translate::Mesh {
-                trust_domain: settings.trust_domain.clone(),
-                cluster_domain: settings.cluster_domain.clone(),
-            },
-            verifier,
+            translate::Mesh { trust_domain: domain.clone(), cluster_domain: settings.cluster_domain.clone() },
+            Arc::new(callers),
             metrics.clone(),
         ));
-
-        let directory = Directory::open(&settings.config_dir)?;
-        let (changes, mut batches) = mpsc::channel(source::BACKLOG);
-        tokio::spawn(directory.run(changes));
         let follower = catalog.clone();
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
                 follower.apply(batch);
             }
         });
+        let keepers = cluster.map(|(client, book)| {
+            Keepers::start(&client, &settings, &authority, &catalog, book, &metrics, shutdown.clone())
+        });
         let longest = Duration::from_secs(settings.certificate_ttl);
         let issuing = Arc::new(Issuing::new(authority.clone(), longest, catalog.clone(), metrics.clone()));
         let serving = serve::Serving::start(&settings, &authority, catalog, issuing, metrics, shutdown).await?;
-        Ok(Self { address: serving.address, admin: serving.admin, serving })
+        Ok(Self { address: serving.address, admin: serving.admin, serving, keepers })
     }
 
     /// Serves until the shutdown that was handed to [`ControlPlane::start`], and until open streams were told.
@@ -85,7 +104,11 @@ impl ControlPlane {
     /// # Errors
     /// Where a server ended by itself.
     pub async fn run(self) -> anyhow::Result<()> {
-        self.serving.wait().await
+        let ended = self.serving.wait().await;
+        if let Some(keepers) = self.keepers {
+            keepers.end().await;
+        }
+        ended
     }
 }
 

@@ -22,6 +22,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = settings.mode() {
+        eprintln!("weir-control: {error}");
+        return ExitCode::from(USAGE);
+    }
     let filter = match tracing_subscriber::EnvFilter::try_new(&settings.log) {
         Ok(filter) => filter,
         Err(error) => {

@@ -111,6 +111,12 @@ pub struct Metrics {
     pub certificates_deferred: Number,
     /// Requests for certificates that were refused.
     pub certificates_refused: Number,
+    /// Failed tries to read a kind from the API server, by kind.
+    pub watch_failures: Labelled,
+    /// Tokens that the API server was asked about, by its answer.
+    pub token_reviews: Labelled,
+    /// 1 while this replica is the leader.
+    pub leader: Number,
     /// Time that a batch of changes took.
     pub apply_seconds: Histogram,
     /// Time from a change to the response that carries it.
@@ -160,6 +166,7 @@ impl Metrics {
             "Refused requests for certificates.",
             &self.certificates_refused,
         );
+        one("weir_control_leader", "gauge", "1 on the replica that writes the status of routes.", &self.leader);
         let mut many = |name: &str, kind: &str, help: &str, label: &str, values: &Labelled| {
             writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").ok();
             for (value, number) in values.read() {
@@ -176,6 +183,20 @@ impl Metrics {
             &self.pushed_resources,
         );
         many("weir_control_nacks_total", "counter", "Responses that a proxy refused.", "type", &self.nacks);
+        many(
+            "weir_control_watch_failures_total",
+            "counter",
+            "Failed tries to read a kind from the API server.",
+            "kind",
+            &self.watch_failures,
+        );
+        many(
+            "weir_control_token_reviews_total",
+            "counter",
+            "Tokens that the API server was asked about.",
+            "answer",
+            &self.token_reviews,
+        );
         let mut times = |name: &str, help: &str, histogram: &Histogram| {
             writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram").ok();
             for (bucket, bound) in histogram.buckets.iter().zip(BUCKETS_US) {

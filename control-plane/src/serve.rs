@@ -79,7 +79,8 @@ impl Serving {
         metrics: Arc<Metrics>,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
-        let (certificate, renew_in) = authority.serving(&settings.server_name)?;
+        let names = settings.server_names();
+        let (certificate, renew_in) = authority.serving(&names)?;
         let current = Arc::new(Current(Mutex::new(Arc::new(certificate))));
         let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -94,21 +95,22 @@ impl Serving {
         let address = listener.local_addr()?;
         let admin_listener = bind(settings.admin, "--admin").await?;
         let admin_address = admin_listener.local_addr()?;
+        let health_listener = match settings.health {
+            Some(address) => Some(bind(address, "--health").await?),
+            None => None,
+        };
+        let health_address = health_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
         let (accepted, incoming) = mpsc::channel(64);
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let mut others = vec![tokio::spawn(accept(listener, acceptor, accepted, shutdown.clone()))];
-        others.push(tokio::spawn(renew(authority.clone(), settings.server_name.clone(), current, renew_in)));
-        let pages = admin::router(catalog.clone(), metrics);
-        let mut down = shutdown.clone();
-        others.push(tokio::spawn(async move {
-            let end = async move {
-                down.wait_for(|down| *down).await.ok();
-            };
-            if let Err(error) = axum::serve(admin_listener, pages).with_graceful_shutdown(end).await {
-                tracing::error!(%error, "the admin server ended");
-            }
-        }));
+        others.push(tokio::spawn(renew(authority.clone(), names, current, renew_in)));
+        others.push(tokio::spawn(pages(admin_listener, admin::router(catalog.clone(), metrics), shutdown.clone())));
+        if let Some(listener) = health_listener {
+            // Answers until the process ends: a kubelet that asks during the shutdown is told that it is one.
+            let router = admin::health(catalog.clone(), shutdown.clone());
+            others.push(tokio::spawn(pages(listener, router, watch::Sender::new(false).subscribe())));
+        }
 
         let ads = AdsService::new(catalog, Limits::default(), shutdown.clone());
         let mut down = shutdown.clone();
@@ -123,7 +125,8 @@ impl Serving {
                     down.wait_for(|down| *down).await.ok();
                 }),
         );
-        tracing::info!(%address, admin = %admin_address, trust_domain = %settings.trust_domain, "serving");
+        let health = health_address.map(|address| address.to_string());
+        tracing::info!(%address, admin = %admin_address, health, trust_domain = %settings.trust_domain, "serving");
         Ok(Self { address, admin: Some(admin_address), grpc, others, shutdown })
     }
 
@@ -147,6 +150,17 @@ impl Serving {
                 Ok(())
             }
         }
+    }
+}
+
+async fn pages(listener: TcpListener, router: axum::Router, mut down: watch::Receiver<bool>) {
+    let end = async move {
+        if down.wait_for(|down| *down).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(end).await {
+        tracing::error!(%error, "the admin server ended");
     }
 }
 
@@ -192,8 +206,12 @@ async fn renew(authority: Arc<CertificateAuthority>, names: Vec<String>, current
     /// Pause after a failure.
     const RETRY: Duration = Duration::from_secs(60);
     let mut wait = first;
+    let mut root = authority.changes();
     loop {
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = root.next() => {}
+        }
         wait = match authority.serving(&names) {
             Ok((certificate, next)) => {
                 *current.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate);

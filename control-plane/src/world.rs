@@ -12,7 +12,7 @@ use weir_config::model::{
     Condition, EndpointSet, Name, Protocol, RouteSet, Service, ServicePort, TargetPort, Workload,
 };
 
-use crate::source::{Item, ItemKind, ItemRef};
+use crate::source::{Item, ItemKind, ItemRef, Locality, Namespace, Node};
 
 /// Something whose resources may have changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,6 +47,8 @@ pub struct World {
     workloads: HashMap<Name, Workload>,
     endpoints: HashMap<Name, EndpointSet>,
     routes: HashMap<Name, RouteSet>,
+    namespaces: HashMap<Name, Namespace>,
+    nodes: HashMap<Name, Node>,
 
     // Indexes. Sets are ordered, so that every replica picks the same one.
     services_in: HashMap<Arc<str>, BTreeSet<Name>>,
@@ -57,6 +59,8 @@ pub struct World {
     services_with: HashMap<Name, BTreeSet<Name>>,
     routes_for: HashMap<Name, BTreeSet<Name>>,
     routes_to: HashMap<Name, BTreeSet<Name>>,
+    /// Number of pods with our proxy, by namespace.
+    meshed_in: HashMap<Arc<str>, usize>,
 }
 
 fn link<K: std::hash::Hash + Eq, V: Ord>(index: &mut HashMap<K, BTreeSet<V>>, key: K, value: V) {
@@ -77,13 +81,20 @@ fn all<'a, K: std::hash::Hash + Eq, V>(index: &'a HashMap<K, BTreeSet<V>>, key: 
 }
 
 impl World {
-    /// Takes a new or changed object, and adds what it touches.
+    /// Takes a new or changed object, and adds what it touches: nothing, where nothing that the mesh looks at has changed.
     pub fn apply(&mut self, item: Item, touched: &mut HashSet<Subject>) {
+        if self.has(&item) {
+            return;
+        }
         match item {
             Item::Service(service) => self.set_service(service.name.clone(), Some(service), touched),
             Item::Workload(workload) => self.set_workload(workload.name.clone(), Some(workload), touched),
             Item::Endpoints(set) => self.set_endpoints(set.name.clone(), Some(set), touched),
             Item::Routes(set) => self.set_routes(set.name.clone(), Some(set), touched),
+            Item::Namespace(namespace) => {
+                self.namespaces.insert(namespace.name.clone(), namespace);
+            }
+            Item::Node(node) => self.set_node(node.name.clone(), Some(node), touched),
         }
     }
 
@@ -94,6 +105,21 @@ impl World {
             ItemKind::Workload => self.set_workload(item.name, None, touched),
             ItemKind::Endpoints => self.set_endpoints(item.name, None, touched),
             ItemKind::Routes => self.set_routes(item.name, None, touched),
+            ItemKind::Namespace => {
+                self.namespaces.remove(&item.name);
+            }
+            ItemKind::Node => self.set_node(item.name, None, touched),
+        }
+    }
+
+    fn has(&self, item: &Item) -> bool {
+        match item {
+            Item::Service(service) => self.services.get(&service.name) == Some(service),
+            Item::Workload(workload) => self.workloads.get(&workload.name) == Some(workload),
+            Item::Endpoints(set) => self.endpoints.get(&set.name) == Some(set),
+            Item::Routes(set) => self.routes.get(&set.name) == Some(set),
+            Item::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
+            Item::Node(node) => self.nodes.get(&node.name) == Some(node),
         }
     }
 
@@ -132,6 +158,17 @@ impl World {
 
     fn set_workload(&mut self, name: Name, new: Option<Workload>, touched: &mut HashSet<Subject>) {
         let old = self.workloads.remove(&name);
+        if old.as_ref().is_some_and(|old| old.meshed)
+            && let Some(count) = self.meshed_in.get_mut(&name.namespace)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.meshed_in.remove(&name.namespace);
+            }
+        }
+        if new.as_ref().is_some_and(|new| new.meshed) {
+            *self.meshed_in.entry(name.namespace.clone()).or_default() += 1;
+        }
         if let Some(old) = &old {
             unlink(&mut self.workloads_in, &name.namespace, &name);
             for address in old.own_addresses() {
@@ -211,6 +248,43 @@ impl World {
             }
             self.routes.insert(name, new);
         }
+    }
+
+    fn set_node(&mut self, name: Name, new: Option<Node>, touched: &mut HashSet<Subject>) {
+        let (before, after) =
+            (self.nodes.get(&name).map(|node| &node.locality), new.as_ref().map(|node| &node.locality));
+        if before.cloned().unwrap_or_default() != after.cloned().unwrap_or_default() {
+            for pod in self.workloads.values().filter(|pod| *pod.node == *name.name) {
+                touch_pod(pod, touched);
+                touched.extend(all(&self.services_with, &pod.name).cloned().map(Subject::Endpoints));
+                touched.extend(self.services_of(pod).map(|service| Subject::Endpoints(service.name.clone())));
+            }
+        }
+        match new {
+            Some(node) => self.nodes.insert(name, node),
+            None => self.nodes.remove(&name),
+        };
+    }
+
+    /// Where a pod's node stands; nothing where that is not known.
+    pub fn locality(&self, pod: &Workload) -> Locality {
+        let node = self.nodes.get(&Name::new("", pod.node.as_str()));
+        node.map(|node| node.locality.clone()).unwrap_or_default()
+    }
+
+    /// Namespaces whose pods get our proxy, and those that have pods with it.
+    pub fn mesh_namespaces(&self) -> BTreeSet<Arc<str>> {
+        let labelled = self
+            .namespaces
+            .values()
+            .filter(|namespace| namespace.injected)
+            .map(|namespace| namespace.name.name.clone());
+        labelled.chain(self.meshed_in.keys().cloned()).collect()
+    }
+
+    /// The rules of an object.
+    pub fn route(&self, name: &Name) -> Option<&RouteSet> {
+        self.routes.get(name)
     }
 
     /// A service.
@@ -384,12 +458,14 @@ impl World {
     }
 
     /// Number of objects of each kind, for people.
-    pub fn counts(&self) -> [(&'static str, usize); 4] {
+    pub fn counts(&self) -> [(&'static str, usize); 6] {
         [
             ("services", self.services.len()),
             ("workloads", self.workloads.len()),
             ("endpoint_sets", self.endpoints.len()),
             ("route_sets", self.routes.len()),
+            ("namespaces", self.namespaces.len()),
+            ("nodes", self.nodes.len()),
         ]
     }
 }

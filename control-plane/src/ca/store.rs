@@ -19,7 +19,7 @@ use weir_mesh::{TrustDomain, names::ROOT_FILE};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// The root's private key.
-pub(super) const KEY_FILE: &str = "ca-key.pem";
+pub(crate) const KEY_FILE: &str = "ca-key.pem";
 /// A self-signed root holds this long.
 const ROOT_DAYS: i64 = 3650;
 /// Largest file that is read, in bytes.
@@ -73,6 +73,20 @@ pub(super) struct Root {
     pub(super) not_after: OffsetDateTime,
     /// All roots that proxies trust, PEM, the one in use first in no particular way.
     pub(super) bundle: String,
+}
+
+/// A new root: its key and its certificate, PEM.
+pub(super) fn generate(domain: &TrustDomain) -> Result<(String, String), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let certificate = self_signed(&key, domain)?;
+    Ok((key.serialize_pem(), certificate))
+}
+
+/// The root of a key and a bundle, PEM.
+pub(super) fn parse(key: &str, bundle: &str) -> Result<Root, String> {
+    let key = KeyPair::from_pem(key).map_err(|error| format!("the key is no private key (PEM, PKCS#8): {error}"))?;
+    let (certificate, not_after) = pick(bundle, &key)?;
+    Ok(Root { key, certificate, not_after, bundle: bundle.to_owned() })
 }
 
 /// Opens the root in a folder; makes it where there is none.

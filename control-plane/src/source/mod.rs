@@ -4,11 +4,13 @@ pub mod directory;
 
 use std::{fmt, future::Future};
 
+use k8s_openapi::api::core::v1 as core;
 use tokio::sync::mpsc;
 use weir_config::{
     Object, Problem, frontend,
     model::{EndpointSet, Name, RouteSet, Service, Workload},
 };
+use weir_mesh::names::{INJECT_ENABLED, INJECT_LABEL};
 
 /// Batches that wait to be taken up; a source that is faster is held back.
 pub const BACKLOG: usize = 4;
@@ -50,6 +52,61 @@ pub enum Item {
     Endpoints(EndpointSet),
     /// Rules for requests.
     Routes(RouteSet),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A machine.
+    Node(Node),
+}
+
+/// A namespace, as far as the mesh looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name, in no namespace.
+    pub name: Name,
+    /// Its pods get our proxy.
+    pub injected: bool,
+}
+
+/// A machine, as far as the mesh looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, in no namespace.
+    pub name: Name,
+    /// Where it stands.
+    pub locality: Locality,
+}
+
+/// Where a machine stands (labels `topology.kubernetes.io/region` and `zone`); empty where it is not said.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Locality {
+    /// Region.
+    pub region: String,
+    /// Zone in the region.
+    pub zone: String,
+}
+
+impl From<&core::Namespace> for Namespace {
+    fn from(object: &core::Namespace) -> Self {
+        let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(INJECT_LABEL));
+        Self {
+            name: Name::new("", object.metadata.name.as_deref().unwrap_or_default()),
+            injected: label.is_some_and(|label| label == INJECT_ENABLED),
+        }
+    }
+}
+
+impl From<&core::Node> for Node {
+    fn from(object: &core::Node) -> Self {
+        let labels = object.metadata.labels.as_ref();
+        let label = |key: &str| labels.and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
+        Self {
+            name: Name::new("", object.metadata.name.as_deref().unwrap_or_default()),
+            locality: Locality {
+                region: label("topology.kubernetes.io/region"),
+                zone: label("topology.kubernetes.io/zone"),
+            },
+        }
+    }
 }
 
 /// Names an [`Item`].
@@ -78,6 +135,10 @@ pub enum ItemKind {
     Endpoints,
     /// Rules for requests.
     Routes,
+    /// A namespace.
+    Namespace,
+    /// A machine.
+    Node,
 }
 
 impl Item {
@@ -88,6 +149,8 @@ impl Item {
             Object::Pod(pod) => Some(Self::Workload(frontend::kubernetes::workload(pod))),
             Object::EndpointSlice(slice) => frontend::kubernetes::endpoints(slice).map(Self::Endpoints),
             Object::HttpRoute(route) => frontend::gateway::routes(route).ok().map(Self::Routes),
+            Object::Namespace(namespace) => Some(Self::Namespace(namespace.as_ref().into())),
+            Object::Node(node) => Some(Self::Node(node.as_ref().into())),
             _ => None,
         }
     }
@@ -99,6 +162,8 @@ impl Item {
             Self::Workload(workload) => (ItemKind::Workload, &workload.name),
             Self::Endpoints(set) => (ItemKind::Endpoints, &set.name),
             Self::Routes(set) => (ItemKind::Routes, &set.name),
+            Self::Namespace(namespace) => (ItemKind::Namespace, &namespace.name),
+            Self::Node(node) => (ItemKind::Node, &node.name),
         };
         ItemRef { kind, name: name.clone() }
     }

@@ -1,11 +1,11 @@
 //! Endpoints: who serves a cluster now, and who has an address.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use prost::Message as _;
 use weir_config::model::Workload;
 use weir_xds::envoy::{
-    core::{Address, SocketAddress, address, socket_address::PortSpecifier},
+    core::{self, Address, SocketAddress, address, socket_address::PortSpecifier},
     endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, lb_endpoint::HostIdentifier},
 };
 
@@ -13,7 +13,10 @@ use super::{
     Mesh, Of,
     encode::{Metadata, append, string, with_metadata},
 };
-use crate::world::{Target, World};
+use crate::{
+    source::Locality,
+    world::{Target, World},
+};
 
 /// Id of the cluster (of machines) in telemetry, as Istio calls a single one.
 const CLUSTER_ID: &str = "Kubernetes";
@@ -21,6 +24,8 @@ const CLUSTER_ID: &str = "Kubernetes";
 const METADATA: u32 = 3;
 /// `ClusterLoadAssignment.endpoints`
 const LOCALITIES: u32 = 2;
+/// `LocalityLbEndpoints.locality`
+const LOCALITY: u32 = 1;
 /// `LocalityLbEndpoints.lb_endpoints`
 const ENDPOINTS: u32 = 2;
 
@@ -34,12 +39,24 @@ pub(super) fn assignment(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Opt
         Of::Workload(address) => vec![own(world, *address, 0)?],
         Of::Inbound(_) => return None,
     };
-    let mut locality = Vec::new();
+    // Ordered, so that every replica encodes the same bytes.
+    let mut localities: BTreeMap<Locality, Vec<u8>> = BTreeMap::new();
     for target in &targets {
-        append(&mut locality, ENDPOINTS, &endpoint(mesh, target));
+        let place = target.workload.map(|pod| world.locality(pod)).unwrap_or_default();
+        append(localities.entry(place).or_default(), ENDPOINTS, &endpoint(mesh, target));
+    }
+    if localities.is_empty() {
+        localities.insert(Locality::default(), Vec::new());
     }
     let mut bytes = ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() }.encode_to_vec();
-    append(&mut bytes, LOCALITIES, &locality);
+    for (Locality { region, zone }, endpoints) in localities {
+        let mut locality = Vec::new();
+        if !(region.is_empty() && zone.is_empty()) {
+            append(&mut locality, LOCALITY, &core::Locality { region, zone, ..Default::default() }.encode_to_vec());
+        }
+        locality.extend(endpoints);
+        append(&mut bytes, LOCALITIES, &locality);
+    }
     Some(bytes)
 }
 

@@ -1,5 +1,7 @@
 //! The real binary with a folder, a CA and a token issuer of its own.
 
+pub mod cluster;
+
 use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader},
@@ -81,6 +83,7 @@ pub struct Control {
     child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    pub health: Option<SocketAddr>,
     pub log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -91,15 +94,17 @@ impl Control {
 
     pub fn start_at(place: &Place, listen: &str) -> Self {
         let path = |name: &str| place.dir.join(name).display().to_string();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weir-control"))
-            .args(["--listen", listen, "--admin", "127.0.0.1:0"])
-            .args(["--config-dir", &path("config"), "--ca-dir", &path("ca"), "--trust-domain", "cluster.local"])
-            .args(["--token-key", &path("token.pub"), "--token-issuer", ISSUER, "--server-name", SERVER_NAME])
-            .args(["--log", "info,weir_control=debug"])
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::spawn(
+            Command::new(env!("CARGO_BIN_EXE_weir-control"))
+                .args(["--listen", listen, "--admin", "127.0.0.1:0"])
+                .args(["--config-dir", &path("config"), "--ca-dir", &path("ca"), "--trust-domain", "cluster.local"])
+                .args(["--token-key", &path("token.pub"), "--token-issuer", ISSUER, "--server-name", SERVER_NAME])
+                .args(["--log", "info,weir_control=debug"]),
+        )
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = log.clone();
@@ -110,13 +115,14 @@ impl Control {
                     && event["message"] == "serving"
                 {
                     let parse = |key: &str| event[key].as_str().unwrap().parse::<SocketAddr>().unwrap();
-                    sender.send((parse("address"), parse("admin"))).ok();
+                    let health = event["health"].as_str().map(|address| address.parse::<SocketAddr>().unwrap());
+                    sender.send((parse("address"), parse("admin"), health)).ok();
                 }
                 lines.lock().unwrap().push(line);
             }
         });
         let addresses = receiver.recv_timeout(Duration::from_secs(20));
-        let (address, admin) = match addresses {
+        let (address, admin, health) = match addresses {
             Ok(addresses) => addresses,
             Err(_) => {
                 child.kill().ok();
@@ -124,7 +130,7 @@ impl Control {
                 panic!("not serving: {:#?}", log.lock().unwrap());
             }
         };
-        Self { child, address, admin, log }
+        Self { child, address, admin, health, log }
     }
 
     pub fn pid(&self) -> u32 {
@@ -150,8 +156,12 @@ impl Control {
     }
 
     pub async fn get(&self, path: &str) -> String {
+        Self::page(self.admin, path).await
+    }
+
+    pub async fn page(address: SocketAddr, path: &str) -> String {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream
             .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
             .await

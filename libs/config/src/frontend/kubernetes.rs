@@ -140,6 +140,7 @@ pub fn workload(object: &core::Pod) -> Workload {
             .service_account_name
             .filter(|account| !account.is_empty())
             .unwrap_or_else(|| DEFAULT_ACCOUNT.into()),
+        node: spec.node_name.unwrap_or_default(),
         owner: owner(metadata, &labels),
         ports,
         opaque_ports,

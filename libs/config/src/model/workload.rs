@@ -15,6 +15,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Name of the service account.
     pub service_account: String,
+    /// Name of the node that it runs on; empty until it is known.
+    pub node: String,
     /// Name of what made it: the Deployment, the StatefulSet, or the pod itself.
     pub owner: String,
     /// Labels.

@@ -1,0 +1,255 @@
+//! The API server's objects to what the mesh looks at; the rest of them is dropped at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::Value as Json;
+use tokio::sync::watch;
+use weir_config::{
+    FieldPath, Problem, frontend, gateway,
+    manifest::{Source, parse_value},
+    model::{Name, ROUTE_KIND},
+};
+
+use crate::source::{Item, ItemKind, ItemRef};
+
+/// What a place is called in problems.
+const PLACE: &str = "kubernetes";
+/// The controller's name in the status of routes.
+pub(super) const CONTROLLER: &str = "weir.dev/mesh";
+
+/// What an object of a watched kind becomes.
+pub(super) enum Read {
+    /// This.
+    Item(Box<Item>),
+    /// Nothing that the mesh looks at.
+    Nothing,
+    /// It can not be accepted.
+    Refused(Vec<Problem>),
+}
+
+impl From<Item> for Read {
+    fn from(item: Item) -> Self {
+        Self::Item(Box::new(item))
+    }
+}
+
+/// A kind that is watched.
+pub(super) trait Kind:
+    kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static
+{
+    const ITEM: ItemKind;
+
+    fn read(self) -> Read;
+}
+
+/// The name of an object.
+pub(super) fn name(meta: &ObjectMeta) -> Name {
+    Name::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+}
+
+/// Names an object of a kind.
+pub(super) fn reference(kind: ItemKind, meta: &ObjectMeta) -> ItemRef {
+    ItemRef { kind, name: name(meta) }
+}
+
+impl Kind for Service {
+    const ITEM: ItemKind = ItemKind::Service;
+
+    fn read(self) -> Read {
+        Item::Service(frontend::kubernetes::service(&self)).into()
+    }
+}
+
+impl Kind for EndpointSlice {
+    const ITEM: ItemKind = ItemKind::Endpoints;
+
+    fn read(self) -> Read {
+        frontend::kubernetes::endpoints(&self).map_or(Read::Nothing, |set| Item::Endpoints(set).into())
+    }
+}
+
+impl Kind for Pod {
+    const ITEM: ItemKind = ItemKind::Workload;
+
+    fn read(self) -> Read {
+        Item::Workload(frontend::kubernetes::workload(&self)).into()
+    }
+}
+
+impl Kind for Namespace {
+    const ITEM: ItemKind = ItemKind::Namespace;
+
+    fn read(self) -> Read {
+        Item::Namespace((&self).into()).into()
+    }
+}
+
+impl Kind for Node {
+    const ITEM: ItemKind = ItemKind::Node;
+
+    fn read(self) -> Read {
+        Item::Node((&self).into()).into()
+    }
+}
+
+/// Where HTTPRoutes are.
+pub(super) fn http_routes() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(gateway::GROUP, "v1", ROUTE_KIND))
+}
+
+/// What is needed of a route to write its status.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouteFacts {
+    pub(super) generation: i64,
+    /// Its Services among `parentRefs`, each as it was written, with the port if it names one.
+    pub(super) parents: Vec<(Json, Name, Option<i64>)>,
+    /// Why it is not accepted.
+    pub(super) refused: Vec<(FieldPath, String)>,
+    /// Our own entries of its status.
+    pub(super) ours: Vec<Json>,
+}
+
+/// Every route that names a Service, accepted or not.
+#[derive(Debug)]
+pub(crate) struct RouteBook {
+    routes: Mutex<HashMap<Name, RouteFacts>>,
+    changes: watch::Sender<()>,
+}
+
+impl RouteBook {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { routes: Mutex::default(), changes: watch::Sender::new(()) })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Name, RouteFacts>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Takes what a route is now; `None` where it is gone, or none of ours.
+    pub(super) fn set(&self, name: &Name, facts: Option<RouteFacts>) {
+        let mut routes = self.lock();
+        let changed = match facts {
+            Some(facts) if routes.get(name) == Some(&facts) => false,
+            Some(facts) => {
+                routes.insert(name.clone(), facts);
+                true
+            }
+            None => routes.remove(name).is_some(),
+        };
+        drop(routes);
+        if changed {
+            self.changes.send_replace(());
+        }
+    }
+}
+
+/// Reads a route. Parents that are no Services belong to other controllers, and so does a route without others.
+pub(super) fn route(object: DynamicObject) -> (Option<RouteFacts>, Read) {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let namespace = object.metadata.namespace.clone().unwrap_or_default();
+    let Ok(mut raw) = serde_json::to_value(&object) else { return (None, Read::Nothing) };
+    let ours = raw.pointer("/status/parents").and_then(Json::as_array).cloned().unwrap_or_default();
+    let ours = ours.into_iter().filter(|entry| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER));
+    let ours: Vec<Json> = ours.collect();
+    if let Some(top) = raw.as_object_mut() {
+        top.remove("status");
+    }
+    if let Some(metadata) = raw.get_mut("metadata").and_then(Json::as_object_mut) {
+        metadata.retain(|key, _| ["name", "namespace", "creationTimestamp"].contains(&key.as_str()));
+    }
+    let Some(references) = raw.pointer_mut("/spec/parentRefs").and_then(Json::as_array_mut) else {
+        return (None, Read::Nothing);
+    };
+    references.retain(is_service);
+    if references.is_empty() {
+        // It was ours once: the status must not say that it still is.
+        let facts = RouteFacts { generation, parents: Vec::new(), refused: Vec::new(), ours };
+        return ((!facts.ours.is_empty()).then_some(facts), Read::Nothing);
+    }
+    let parents = references.iter().map(|parent| {
+        let text = |key: &str| parent.get(key).and_then(Json::as_str);
+        let service = Name::new(text("namespace").unwrap_or(&namespace), text("name").unwrap_or_default());
+        (parent.clone(), service, parent.get("port").and_then(Json::as_i64))
+    });
+    let parents = parents.collect();
+    let mut facts = RouteFacts { generation, parents, refused: Vec::new(), ours };
+    match parse_value(raw, Source::named(PLACE)) {
+        Ok(manifest) => match Item::of(&manifest.object) {
+            Some(item) => (Some(facts), item.into()),
+            None => (None, Read::Nothing),
+        },
+        Err(problems) => {
+            facts.refused = problems.iter().map(|problem| (problem.field.clone(), problem.message.clone())).collect();
+            (Some(facts), Read::Refused(problems))
+        }
+    }
+}
+
+fn is_service(parent: &Json) -> bool {
+    let text = |key: &str| parent.get(key).and_then(Json::as_str);
+    text("kind") == Some("Service") && matches!(text("group"), Some("" | "core"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(spec: Json) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r", "namespace": "shop", "generation": 3, "uid": "u", "resourceVersion": "7",
+                "annotations": {"a": "b"}, "managedFields": [{"manager": "x"}], "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": spec,
+            "status": {"parents": [{"controllerName": "weir.dev/mesh"}, {"controllerName": "other"}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_service_parents_are_ours() {
+        let gateway = json!({"name": "edge", "group": "gateway.networking.k8s.io", "kind": "Gateway"});
+        let service = json!({"name": "catalog", "group": "", "kind": "Service", "port": 80});
+        let (facts, read) = route(object(json!({"parentRefs": [gateway]})));
+        assert!(matches!(read, Read::Nothing));
+        assert_eq!(
+            facts.map(|facts| (facts.parents.len(), facts.ours.len())),
+            Some((0, 1)),
+            "our entry is to be taken out"
+        );
+        let (facts, read) = route(object(json!({"parentRefs": [gateway, service],
+            "rules": [{"backendRefs": [{"name": "v1", "port": 80, "group": "", "kind": "Service", "weight": 1}],
+                "matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}]})));
+        let facts = facts.unwrap();
+        assert_eq!((facts.generation, facts.ours.len(), facts.refused.len()), (3, 1, 0));
+        assert_eq!(facts.parents, [(service, Name::new("shop", "catalog"), Some(80))]);
+        let Read::Item(item) = read else { panic!("it is a route") };
+        let Item::Routes(set) = *item else { panic!("it is a route") };
+        assert_eq!((set.created.as_str(), set.parents.len()), ("2026-01-01T00:00:00Z", 1));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_whole_and_by_name() {
+        let service = json!({"name": "catalog", "group": "", "kind": "Service"});
+        let (facts, read) = route(object(json!({"parentRefs": [service], "rules": [{"timeouts": {"request": "1s"}}]})));
+        let (field, message) = facts.unwrap().refused[0].clone();
+        assert_eq!((field.to_string().as_str(), message.as_str()), ("spec.rules[0].timeouts", "is not supported yet"));
+        assert!(matches!(read, Read::Refused(problems) if problems.len() == 1));
+    }
+}
