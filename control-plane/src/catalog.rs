@@ -21,6 +21,7 @@ use weir_xds::{
 use crate::{
     auth::{Caller, Callers, Refused},
     metrics::Metrics,
+    policy,
     source::{Batch, Change},
     translate::{self, Key, Mesh, Of, is_usable},
     world::{Subject, World},
@@ -77,6 +78,8 @@ struct State {
     problems: HashMap<String, Vec<Problem>>,
     /// Rules that send to what is not there, with what they send to.
     dangling: HashMap<String, Vec<String>>,
+    /// Access rules that are not accepted.
+    refused: Vec<policy::Refused>,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +104,11 @@ impl Catalog {
             batches: watch::Sender::new(0),
             state: Mutex::default(),
         }
+    }
+
+    /// Access rules of this namespace are for the whole mesh; to be said before the first batch.
+    pub fn set_root_namespace(&self, namespace: &str) {
+        self.lock().world.policies_mut().set_root(namespace);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -135,6 +143,13 @@ impl Catalog {
         }
         let (rebuilt, changed) = state.rebuild(&self.mesh, &touched);
         state.report(&touched);
+        let refused = state.world.policies().refused();
+        policy::report(&state.refused, &refused);
+        self.metrics.refused_policies.set(refused.len());
+        state.refused = refused;
+        for (kind, count) in state.world.policies().counts() {
+            self.metrics.objects.set(kind, count);
+        }
         self.metrics.config_errors.set(state.problems.len() + state.dangling.len());
         for (kind, count) in state.world.counts() {
             self.metrics.objects.set(kind, count);
@@ -255,7 +270,10 @@ impl Catalog {
         let files = state.problems.values().flatten().map(ToString::to_string);
         let dangling =
             state.dangling.iter().flat_map(|(object, lines)| lines.iter().map(move |line| format!("{object}: {line}")));
-        let mut lines: Vec<String> = files.chain(dangling).collect();
+        let refused = state.refused.iter().flat_map(|refused| {
+            refused.reasons.iter().map(|reason| format!("{}: {reason}: {}", refused.object, refused.effect))
+        });
+        let mut lines: Vec<String> = files.chain(dangling).chain(refused).collect();
         lines.sort();
         lines
     }

@@ -1,7 +1,7 @@
 //! Weir's control plane: discovery, translation and certificates.
 //!
 //! ```text
-//! source (directory | kubernetes) -> world (services, pods, endpoints, routes) -> translate -> catalog -> delta streams
+//! source (directory | Kubernetes) -> world (services, pods, endpoints, routes, policies) -> translate -> catalog -> delta streams
 //! token -> auth -> catalog, ca                                                               CSR -> ca -> certificate
 //! ```
 //!
@@ -14,6 +14,7 @@ pub mod ca;
 pub mod catalog;
 mod kubernetes;
 pub mod metrics;
+pub mod policy;
 pub mod serve;
 pub mod settings;
 pub mod source;
@@ -84,6 +85,7 @@ impl ControlPlane {
             Arc::new(callers),
             metrics.clone(),
         ));
+        catalog.set_root_namespace(&settings.namespace);
         let follower = catalog.clone();
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {

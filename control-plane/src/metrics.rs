@@ -105,6 +105,8 @@ pub struct Metrics {
     pub unread_files: Number,
     /// Places with problems.
     pub config_errors: Number,
+    /// Access rules that are not accepted, and closed.
+    pub refused_policies: Number,
     /// Certificates that were made.
     pub certificates_issued: Number,
     /// Requests for certificates that were put off.
@@ -151,6 +153,12 @@ impl Metrics {
             "counter",
             "Callers with a bad token or node id.",
             &self.refused_callers,
+        );
+        one(
+            "weir_control_refused_policies",
+            "gauge",
+            "Access rules that are not accepted, and closed: /debug/problems says which and why.",
+            &self.refused_policies,
         );
         one("weir_control_refused_names_total", "counter", "Names beyond the limits of a stream.", &self.refused_names);
         one("weir_control_certificates_issued_total", "counter", "Certificates made.", &self.certificates_issued);

@@ -12,7 +12,10 @@ use weir_config::model::{
     Condition, EndpointSet, Name, Protocol, RouteSet, Service, ServicePort, TargetPort, Workload,
 };
 
-use crate::source::{Item, ItemKind, ItemRef, Locality, Namespace, Node};
+use crate::{
+    policy::{Concerned, Policies},
+    source::{Item, ItemKind, ItemRef, Locality, Namespace, Node},
+};
 
 /// Something whose resources may have changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,6 +52,7 @@ pub struct World {
     routes: HashMap<Name, RouteSet>,
     namespaces: HashMap<Name, Namespace>,
     nodes: HashMap<Name, Node>,
+    policies: Policies,
 
     // Indexes. Sets are ordered, so that every replica picks the same one.
     services_in: HashMap<Arc<str>, BTreeSet<Name>>,
@@ -95,6 +99,14 @@ impl World {
                 self.namespaces.insert(namespace.name.clone(), namespace);
             }
             Item::Node(node) => self.set_node(node.name.clone(), Some(node), touched),
+            Item::PeerAuthentication(policy) => {
+                let concerned = self.policies.set_peer(&policy.name.clone(), Some(policy));
+                self.touch_concerned(&concerned, touched);
+            }
+            Item::AuthorizationPolicy(policy) => {
+                let concerned = self.policies.set_access(&policy.name.clone(), Some(policy));
+                self.touch_concerned(&concerned, touched);
+            }
         }
     }
 
@@ -109,6 +121,14 @@ impl World {
                 self.namespaces.remove(&item.name);
             }
             ItemKind::Node => self.set_node(item.name, None, touched),
+            ItemKind::PeerAuthentication => {
+                let concerned = self.policies.set_peer(&item.name, None);
+                self.touch_concerned(&concerned, touched);
+            }
+            ItemKind::AuthorizationPolicy => {
+                let concerned = self.policies.set_access(&item.name, None);
+                self.touch_concerned(&concerned, touched);
+            }
         }
     }
 
@@ -120,6 +140,8 @@ impl World {
             Item::Routes(set) => self.routes.get(&set.name) == Some(set),
             Item::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
             Item::Node(node) => self.nodes.get(&node.name) == Some(node),
+            Item::PeerAuthentication(policy) => self.policies.has_peer(policy),
+            Item::AuthorizationPolicy(policy) => self.policies.has_access(policy),
         }
     }
 
@@ -285,6 +307,23 @@ impl World {
     /// The rules of an object.
     pub fn route(&self, name: &Name) -> Option<&RouteSet> {
         self.routes.get(name)
+    }
+
+    /// Adds the pods whose access rules have changed.
+    fn touch_concerned(&self, concerned: &[Concerned], touched: &mut HashSet<Subject>) {
+        for concerned in concerned {
+            touched.extend(concerned.pods(self.workloads.values()).map(Subject::Pod));
+        }
+    }
+
+    /// Access rules.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Access rules, to be set up.
+    pub fn policies_mut(&mut self) -> &mut Policies {
+        &mut self.policies
     }
 
     /// A service.

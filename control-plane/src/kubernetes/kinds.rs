@@ -18,10 +18,14 @@ use tokio::sync::watch;
 use weir_config::{
     FieldPath, Problem, frontend, gateway,
     manifest::{Source, parse_value},
-    model::{Name, ROUTE_KIND},
+    model::{AUTHORIZATION_POLICY_KIND, Name, PEER_AUTHENTICATION_KIND, ROUTE_KIND},
+    security,
 };
 
-use crate::source::{Item, ItemKind, ItemRef};
+use crate::{
+    policy,
+    source::{Item, ItemKind, ItemRef},
+};
 
 /// What a place is called in problems.
 const PLACE: &str = "kubernetes";
@@ -30,8 +34,8 @@ pub(super) const CONTROLLER: &str = "weir.dev/mesh";
 
 /// What an object of a watched kind becomes.
 pub(super) enum Read {
-    /// This.
-    Item(Box<Item>),
+    /// This, and what is wrong with it: an access rule that can not be accepted is closed, not left out.
+    Item(Box<Item>, Vec<Problem>),
     /// Nothing that the mesh looks at.
     Nothing,
     /// It can not be accepted.
@@ -40,7 +44,7 @@ pub(super) enum Read {
 
 impl From<Item> for Read {
     fn from(item: Item) -> Self {
-        Self::Item(Box::new(item))
+        Self::Item(Box::new(item), Vec::new())
     }
 }
 
@@ -106,6 +110,27 @@ impl Kind for Node {
 /// Where HTTPRoutes are.
 pub(super) fn http_routes() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(gateway::GROUP, "v1", ROUTE_KIND))
+}
+
+/// Kinds of access rules, as they are called in the log and in the API.
+pub(super) const ACCESS_RULES: [(&str, &str, ItemKind); 2] = [
+    ("PeerAuthentications", PEER_AUTHENTICATION_KIND, ItemKind::PeerAuthentication),
+    ("AuthorizationPolicies", AUTHORIZATION_POLICY_KIND, ItemKind::AuthorizationPolicy),
+];
+
+/// Where access rules of a kind are.
+pub(super) fn access_rules(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(security::GROUP, "v1", kind))
+}
+
+/// Reads an access rule.
+pub(super) fn access_rule(kind: &str, object: &DynamicObject) -> Read {
+    let Ok(mut raw) = serde_json::to_value(object) else { return Read::Nothing };
+    if let Some(top) = raw.as_object_mut() {
+        top.insert("apiVersion".into(), security::API_VERSION.into());
+        top.insert("kind".into(), kind.into());
+    }
+    policy::stored(raw, PLACE).map_or(Read::Nothing, |(item, problems)| Read::Item(Box::new(item), problems))
 }
 
 /// What is needed of a route to write its status.
@@ -239,9 +264,28 @@ mod tests {
         let facts = facts.unwrap();
         assert_eq!((facts.generation, facts.ours.len(), facts.refused.len()), (3, 1, 0));
         assert_eq!(facts.parents, [(service, Name::new("shop", "catalog"), Some(80))]);
-        let Read::Item(item) = read else { panic!("it is a route") };
+        let Read::Item(item, _) = read else { panic!("it is a route") };
         let Item::Routes(set) = *item else { panic!("it is a route") };
         assert_eq!((set.created.as_str(), set.parents.len()), ("2026-01-01T00:00:00Z", 1));
+    }
+
+    #[test]
+    fn an_access_rule_that_can_not_be_accepted_is_there_and_closed() {
+        let rule = |spec: Json| {
+            let object: DynamicObject = serde_json::from_value(json!({
+                "metadata": {"name": "p", "namespace": "shop", "uid": "u", "resourceVersion": "7",
+                    "managedFields": [{"manager": "x"}], "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": spec,
+            }))
+            .unwrap();
+            let Read::Item(item, problems) = access_rule(AUTHORIZATION_POLICY_KIND, &object) else {
+                panic!("there is always a rule")
+            };
+            let Item::AuthorizationPolicy(policy) = *item else { panic!("of the kind that was read") };
+            (policy.refused.is_empty(), problems.len())
+        };
+        assert_eq!(rule(json!({"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["80"]}}]}]})), (true, 0));
+        assert_eq!(rule(json!({"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/"]}}]}]})), (false, 1));
     }
 
     #[test]

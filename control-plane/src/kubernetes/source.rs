@@ -70,7 +70,7 @@ impl Source for Kubernetes {
         self.every::<EndpointSlice>(&mut tasks, &mut unread, &sender, "EndpointSlices");
         self.every::<Pod>(&mut tasks, &mut unread, &sender, "Pods");
         unread.insert("HTTPRoutes");
-        let teller = Teller::new("HTTPRoutes", ItemKind::Routes, sender, self.metrics.clone());
+        let teller = Teller::new("HTTPRoutes", ItemKind::Routes, sender.clone(), self.metrics.clone());
         let routes: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::http_routes());
         let book = self.book.clone();
         let gone = self.book;
@@ -82,6 +82,15 @@ impl Source for Kubernetes {
             read
         };
         tasks.spawn(follow(routes, What { optional: true, ..What::default() }, Reader { teller, read }));
+
+        for (label, kind, item) in kinds::ACCESS_RULES {
+            unread.insert(label);
+            let teller = Teller::new(label, item, sender.clone(), self.metrics.clone());
+            let rules: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::access_rules(kind));
+            let read = move |object: DynamicObject| kinds::access_rule(kind, &object);
+            tasks.spawn(follow(rules, What { optional: true, ..What::default() }, Reader { teller, read }));
+        }
+        drop(sender);
 
         let mut synced = false;
         let mut held: Vec<(&'static str, String)> = Vec::new();
@@ -198,10 +207,17 @@ impl Teller {
         }
         let place = || format!("{reference}");
         match read {
-            Read::Item(item) => {
-                if self.refused.remove(&reference)
-                    && !self.send(News::Change(Change::Problems(place(), Vec::new()))).await
-                {
+            Read::Item(item, problems) => {
+                if let Some(problem) = problems.first() {
+                    tracing::error!("{problem}: the rule is closed");
+                }
+                let had = if problems.is_empty() {
+                    self.refused.remove(&reference)
+                } else {
+                    !self.refused.insert(reference.clone())
+                };
+                let told = !had && problems.is_empty();
+                if !told && !self.send(News::Change(Change::Problems(place(), problems))).await {
                     return false;
                 }
                 self.known.insert(reference);

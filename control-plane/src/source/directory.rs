@@ -1,7 +1,8 @@
 //! A folder of manifests as the source.
 //!
 //! Files `*.yaml`, `*.yml` and `*.json`, without sub-folders; names that start with a dot are passed over (temporary files). A
-//! file that does not parse keeps its last good objects, and its problems are told. An object in two files is taken from the
+//! file that does not parse keeps its last good objects, and its problems are told; where only access rules can not be accepted,
+//! these are closed at once, as they would be after a restart. An object in two files is taken from the
 //! first by name. inotify says what changed; every 30 s everything is looked at again, for file systems that say nothing.
 //!
 //! What a file holds that has never parsed is not known, so nothing may be called absent: `Synced` waits until every file that
@@ -182,13 +183,20 @@ impl Directory {
                 }
                 batch.push(Change::Problems(name, problems));
             }
-            Load::Good(stamp, items) => {
+            Load::Good(stamp, items, problems) => {
                 let file = self.files.entry(path.to_owned()).or_default();
                 file.stamp = Some(stamp);
                 file.parsed_once = true;
-                if file.trouble.take().is_some() {
+                let had = file.trouble.take().is_some();
+                file.trouble = problems.first().map(ToString::to_string);
+                if had && problems.is_empty() {
                     tracing::info!(file = name, "mended");
-                    batch.push(Change::Problems(name, Vec::new()));
+                }
+                for problem in &problems {
+                    tracing::error!(file = name, "{problem}: the rule is closed");
+                }
+                if had || !problems.is_empty() {
+                    batch.push(Change::Problems(name, problems));
                 }
                 let old = std::mem::replace(&mut file.items, items.clone());
                 self.replace(path, old, items, batch);
@@ -348,7 +356,8 @@ enum Load {
     Same,
     Gone,
     Bad(Option<Stamp>, Vec<Problem>),
-    Good(Stamp, HashMap<ItemRef, Item>),
+    /// All objects are known; what is wrong is in access rules, which are closed.
+    Good(Stamp, HashMap<ItemRef, Item>, Vec<Problem>),
 }
 
 fn load(path: &Path, known: Option<Stamp>) -> Load {
@@ -373,11 +382,11 @@ fn load(path: &Path, known: Option<Stamp>) -> Load {
     if let Err(error) = std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)) {
         return Load::Bad(Some(stamp), whole(error.to_string()));
     }
-    match weir_config::parse(name, &text) {
-        Ok(manifests) => {
-            let items = manifests.iter().filter_map(|manifest| Item::of(&manifest.object));
-            Load::Good(stamp, items.map(|item| (item.reference(), item)).collect())
-        }
-        Err(problems) => Load::Bad(Some(stamp), problems),
+    let read = weir_config::parse_stored(name, &text);
+    if read.is_whole {
+        let items = read.manifests.iter().filter_map(|manifest| Item::of(&manifest.object));
+        Load::Good(stamp, items.map(|item| (item.reference(), item)).collect(), read.problems)
+    } else {
+        Load::Bad(Some(stamp), read.problems)
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 use tokio::sync::mpsc;
 use weir_config::{
     Object, Problem, frontend,
-    model::{EndpointSet, Name, RouteSet, Service, Workload},
+    model::{AuthorizationPolicy, EndpointSet, Name, PeerAuthentication, RouteSet, Service, Workload},
 };
 use weir_mesh::names::{INJECT_ENABLED, INJECT_LABEL};
 
@@ -56,6 +56,10 @@ pub enum Item {
     Namespace(Namespace),
     /// A machine.
     Node(Node),
+    /// Which ports accept plaintext.
+    PeerAuthentication(PeerAuthentication),
+    /// Who may call.
+    AuthorizationPolicy(AuthorizationPolicy),
 }
 
 /// A namespace, as far as the mesh looks at it.
@@ -139,6 +143,10 @@ pub enum ItemKind {
     Namespace,
     /// A machine.
     Node,
+    /// Which ports accept plaintext.
+    PeerAuthentication,
+    /// Who may call.
+    AuthorizationPolicy,
 }
 
 impl Item {
@@ -151,6 +159,12 @@ impl Item {
             Object::HttpRoute(route) => frontend::gateway::routes(route).ok().map(Self::Routes),
             Object::Namespace(namespace) => Some(Self::Namespace(namespace.as_ref().into())),
             Object::Node(node) => Some(Self::Node(node.as_ref().into())),
+            Object::PeerAuthentication(object) => {
+                Some(Self::PeerAuthentication(frontend::security::peer_authentication(object)))
+            }
+            Object::AuthorizationPolicy(object) => {
+                Some(Self::AuthorizationPolicy(frontend::security::authorization_policy(object)))
+            }
             _ => None,
         }
     }
@@ -164,6 +178,8 @@ impl Item {
             Self::Routes(set) => (ItemKind::Routes, &set.name),
             Self::Namespace(namespace) => (ItemKind::Namespace, &namespace.name),
             Self::Node(node) => (ItemKind::Node, &node.name),
+            Self::PeerAuthentication(policy) => (ItemKind::PeerAuthentication, &policy.name),
+            Self::AuthorizationPolicy(policy) => (ItemKind::AuthorizationPolicy, &policy.name),
         };
         ItemRef { kind, name: name.clone() }
     }

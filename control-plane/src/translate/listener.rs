@@ -15,8 +15,9 @@ use weir_xds::envoy::{
 
 use super::{
     Mesh, Of,
+    access::Guard,
     cluster::ads,
-    encode::{Metadata, append, services, string, with_metadata},
+    encode::{Metadata, append, services, with_metadata},
     endpoints::socket,
     key::{address_cluster, service_cluster},
     route,
@@ -31,6 +32,8 @@ const METADATA: u32 = 6;
 const DEFAULT_CHAIN: u32 = 25;
 /// `FilterChain.metadata`
 const CHAIN_METADATA: u32 = 5;
+/// Cluster of the pod's ports that nobody has declared.
+const UNDECLARED: &str = "InboundPassthroughCluster";
 /// What detection calls HTTP/1.
 const HTTP: [&str; 2] = ["http/1.0", "http/1.1"];
 
@@ -82,15 +85,19 @@ fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>
         ..Default::default()
     };
     let mut bytes = base.encode_to_vec();
-    for port in world.pod_ports(pod) {
+    let guard = Guard::of(mesh, world, pod);
+    let mut ports = world.pod_ports(pod);
+    ports.extend(guard.ports());
+    for port in ports {
         let (protocol, service) = world.pod_protocol(pod, port);
         let cluster = format!("inbound|{port}||");
         let metadata = service.map(|service| {
             Metadata::default().with("istio", [("services", services([(mesh.host(service), &service.name)]))])
         });
+        let metadata = guard.port_metadata(port, metadata);
         let mut add = |http_only: bool, filter: Filter| {
             let matching = matching(Some(port), http_only);
-            append(&mut bytes, CHAINS, &chain(Some(matching), filter, metadata.as_ref()));
+            append(&mut bytes, CHAINS, &guarded(&guard, Some(matching), filter, metadata.as_ref()));
         };
         let http = || hcm(&cluster, RouteSpecifier::RouteConfig(route::inbound(&cluster)));
         match protocol {
@@ -102,9 +109,18 @@ fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>
             }
         }
     }
-    let metadata = Metadata::default().with("weir", [("mtls", string("PERMISSIVE"))]);
-    append(&mut bytes, METADATA, &metadata.encode_to_vec());
+    if !guard.filters.is_empty() {
+        append(&mut bytes, DEFAULT_CHAIN, &guarded(&guard, None, tcp(UNDECLARED), None));
+    }
+    append(&mut bytes, METADATA, &guard.metadata().encode_to_vec());
     Some(bytes)
+}
+
+/// A chain behind a guard's filters.
+fn guarded(guard: &Guard, matching: Option<FilterChainMatch>, filter: Filter, metadata: Option<&Metadata>) -> Vec<u8> {
+    let filters = guard.filters.iter().cloned().chain([filter]).collect();
+    let chain = FilterChain { filter_chain_match: matching, filters, ..Default::default() };
+    with_metadata(&chain, CHAIN_METADATA, metadata)
 }
 
 fn chain(matching: Option<FilterChainMatch>, filter: Filter, metadata: Option<&Metadata>) -> Vec<u8> {

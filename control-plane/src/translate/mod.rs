@@ -1,5 +1,6 @@
 //! The world to Envoy's resources. One function for each kind, all pure: a name and the world in, a message out.
 
+mod access;
 mod cluster;
 mod encode;
 mod endpoints;

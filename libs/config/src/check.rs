@@ -30,6 +30,8 @@ pub fn object(object: &Object) -> Vec<FieldError> {
                 errors.extend(found);
             }
         }
+        Object::PeerAuthentication(object) => errors.extend(frontend::security::peer_authentication(object).refused),
+        Object::AuthorizationPolicy(object) => errors.extend(frontend::security::authorization_policy(object).refused),
         _ => {}
     }
     errors

@@ -38,7 +38,7 @@ pub fn validate(manifests: &[Manifest]) -> Vec<Problem> {
         let namespace = manifest.object.metadata().namespace.as_deref();
         if let Some(namespace) = namespace
             && !namespaces.contains(namespace)
-            && namespace != crate::manifest::DEFAULT_NAMESPACE
+            && ![crate::manifest::DEFAULT_NAMESPACE, weir_mesh::names::SYSTEM_NAMESPACE].contains(&namespace)
         {
             let message = format!("there is no Namespace {namespace}");
             problems.push(manifest.problem(FieldPath::of("metadata.namespace"), message));

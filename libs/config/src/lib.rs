@@ -17,10 +17,11 @@ pub mod model;
 pub mod object;
 pub mod path;
 pub mod problem;
+pub mod security;
 pub mod yaml;
 
 pub use cross::validate;
-pub use manifest::{MAX_FILE_BYTES, Manifest, parse, parse_value};
+pub use manifest::{MAX_FILE_BYTES, Manifest, Stored, parse, parse_stored, parse_value, parse_value_stored};
 pub use object::{Object, ObjectRef};
 pub use path::FieldPath;
 pub use problem::Problem;

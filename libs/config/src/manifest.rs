@@ -10,6 +10,7 @@ use crate::{
     object::{KINDS, Object, ObjectRef},
     path::{FieldPath, Printable},
     problem::Problem,
+    security,
     yaml::{self, Lines, Node, Value},
 };
 
@@ -88,50 +89,77 @@ pub(crate) fn read_as<T: DeserializeOwned>(value: &Json) -> Reading<T> {
     Reading { result, unknown }
 }
 
+/// What a file or an object gives that is stored already, and so has to be taken as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    /// What can be read. Access rules that can not be accepted are among them, closed (see [`crate::frontend::security`]).
+    pub manifests: Vec<Manifest>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Nothing is missing among the manifests: all that is wrong is in access rules, which are closed.
+    pub is_whole: bool,
+}
+
+impl Stored {
+    /// All manifests where nothing is wrong.
+    fn strictly(self) -> Result<Vec<Manifest>, Vec<Problem>> {
+        if self.problems.is_empty() { Ok(self.manifests) } else { Err(self.problems) }
+    }
+
+    fn broken(problems: Vec<Problem>) -> Self {
+        Self { manifests: Vec::new(), problems, is_whole: false }
+    }
+}
+
 /// Reads a file of YAML documents. `kind: List` is taken apart.
 ///
 /// # Errors
 /// Every problem of the file, in the order of the file. Where there is one, none of the file's objects is returned: half a
 /// file is not what its author meant.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, Vec<Problem>> {
-    let file: Arc<str> = file.into();
-    let whole = |line, message: String| {
-        vec![Problem { file: file.clone(), document: 0, line, object: None, field: FieldPath::root(), message }]
-    };
-    if text.len() > MAX_FILE_BYTES {
-        return Err(whole(0, format!("is larger than {MAX_FILE_BYTES} bytes: split it into several files")));
-    }
-    let documents = yaml::read(text).map_err(|error| whole(error.line, error.message))?;
-    let mut manifests = Vec::new();
-    let mut problems = Vec::new();
-    for (index, node) in documents.into_iter().enumerate() {
-        parse_document(&file, index + 1, node, &mut manifests, &mut problems);
-    }
-    problems.extend(duplicates(&manifests));
-    problems.sort_by_key(|problem| problem.line);
-    if problems.is_empty() { Ok(manifests) } else { Err(problems) }
+    parse_stored(file, text).strictly()
 }
 
-fn parse_document(
-    file: &Arc<str>,
-    document: usize,
-    node: Node,
-    manifests: &mut Vec<Manifest>,
-    problems: &mut Vec<Problem>,
-) {
+/// Reads a file as [`parse`] does, and gives what can be read of it besides what is wrong.
+pub fn parse_stored(file: &str, text: &str) -> Stored {
+    let file: Arc<str> = file.into();
+    let whole = |line, message: String| {
+        let problem =
+            Problem { file: file.clone(), document: 0, line, object: None, field: FieldPath::root(), message };
+        Stored::broken(vec![problem])
+    };
+    if text.len() > MAX_FILE_BYTES {
+        return whole(0, format!("is larger than {MAX_FILE_BYTES} bytes: split it into several files"));
+    }
+    let documents = match yaml::read(text) {
+        Ok(documents) => documents,
+        Err(error) => return whole(error.line, error.message),
+    };
+    let mut stored = Stored { is_whole: true, ..Stored::default() };
+    for (index, node) in documents.into_iter().enumerate() {
+        parse_document(&file, index + 1, node, &mut stored);
+    }
+    let duplicates = duplicates(&stored.manifests);
+    stored.is_whole &= duplicates.is_empty();
+    stored.problems.extend(duplicates);
+    stored.problems.sort_by_key(|problem| problem.line);
+    stored
+}
+
+fn parse_document(file: &Arc<str>, document: usize, node: Node, stored: &mut Stored) {
     let is_list = node.get("kind").is_some_and(|kind| kind.value == Value::Scalar("List".into()));
     if is_list && let Some(Node { value: Value::List(items), .. }) = node.get("items") {
         for item in items.clone() {
-            parse_document(file, document, item, manifests, problems);
+            parse_document(file, document, item, stored);
         }
         return;
     }
     let raw = node.to_json();
     let source = Source { file: file.clone(), document, lines: Lines::of(node) };
-    match parse_value(raw, source) {
-        Ok(manifest) => manifests.push(manifest),
-        Err(found) => problems.extend(found),
-    }
+    let one = parse_value_stored(raw, source);
+    stored.manifests.extend(one.manifests);
+    stored.problems.extend(one.problems);
+    stored.is_whole &= one.is_whole;
 }
 
 /// Reads one object from its JSON form, as strictly as [`parse`].
@@ -139,6 +167,13 @@ fn parse_document(
 /// # Errors
 /// Every problem of the object.
 pub fn parse_value(raw: Json, source: Source) -> Result<Manifest, Vec<Problem>> {
+    let Stored { mut manifests, problems, .. } = parse_value_stored(raw, source);
+    manifests.pop().filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+/// Reads one object as [`parse_value`] does: there is a manifest where nothing is wrong, and for an access rule also where
+/// something is; that one is closed.
+pub fn parse_value_stored(raw: Json, source: Source) -> Stored {
     let text = |pointer: &str| raw.pointer(pointer).and_then(Json::as_str).unwrap_or_default();
     let (api, kind) = (text("/apiVersion"), text("/kind"));
     let mut reference = ObjectRef {
@@ -147,7 +182,7 @@ pub fn parse_value(raw: Json, source: Source) -> Result<Manifest, Vec<Problem>> 
         name: text("/metadata/name").into(),
     };
     if !raw.is_object() {
-        return Err(vec![source.problem(
+        return Stored::broken(vec![source.problem(
             None,
             FieldPath::root(),
             "is not a Kubernetes object (a map with apiVersion, kind and metadata)",
@@ -156,35 +191,40 @@ pub fn parse_value(raw: Json, source: Source) -> Result<Manifest, Vec<Problem>> 
     for (field, value) in [("apiVersion", api), ("kind", kind)] {
         if value.is_empty() {
             let object = (!kind.is_empty()).then_some(reference);
-            return Err(vec![source.problem(object, FieldPath::of(field), "is missing")]);
+            return Stored::broken(vec![source.problem(object, FieldPath::of(field), "is missing")]);
         }
     }
+    let api = if api == security::EARLIER_API_VERSION { security::API_VERSION } else { api };
     let Some(reading) = Object::read(api, kind, &raw) else {
-        return Err(vec![unknown_kind(api, kind, &source, reference)]);
+        return Stored::broken(vec![unknown_kind(api, kind, &source, reference)]);
     };
-    let mut problems: Vec<Problem> = reading
+    let mut wrong: Vec<(FieldPath, String)> = reading
         .unknown
         .into_iter()
         .map(|field| {
             let message = unknown_field(kind, &field);
-            source.problem(Some(reference.clone()), field, message)
+            (field, message)
         })
         .collect();
+    let problem = |reference: &ObjectRef, (field, message): (FieldPath, String)| {
+        source.problem(Some(reference.clone()), field, message)
+    };
     let mut object = match reading.result {
         Ok(object) => object,
-        Err((field, message)) => {
-            problems.push(source.problem(Some(reference), field, message));
-            return Err(problems);
+        Err(error) => {
+            wrong.push(error);
+            return Stored::broken(wrong.into_iter().map(|error| problem(&reference, error)).collect());
         }
     };
     if object.is_namespaced() {
         let namespace = object.metadata_mut().namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
         reference.namespace.clone_from(namespace);
     }
-    for (field, message) in check::object(&object) {
-        problems.push(source.problem(Some(reference.clone()), field, message));
-    }
-    if problems.is_empty() { Ok(Manifest { object, raw, source }) } else { Err(problems) }
+    wrong.extend(check::object(&object));
+    let keep = wrong.is_empty() || object.close(&wrong);
+    let problems = wrong.into_iter().map(|error| problem(&reference, error)).collect();
+    let manifests = if keep { vec![Manifest { object, raw, source }] } else { Vec::new() };
+    Stored { manifests, problems, is_whole: keep }
 }
 
 fn unknown_kind(api: &str, kind: &str, source: &Source, reference: ObjectRef) -> Problem {

@@ -11,7 +11,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::{gateway::HttpRoute, path::Printable};
+use crate::{
+    gateway::HttpRoute,
+    path::{FieldPath, Printable},
+    security::{AuthorizationPolicy, PeerAuthentication},
+};
 
 /// Kind, namespace and name of an object. Shown as `HTTPRoute shop/catalog`; cluster-wide kinds without a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +106,8 @@ objects! {
     Deployment(Deployment) = "apps/v1", "Deployment", namespaced;
     StatefulSet(StatefulSet) = "apps/v1", "StatefulSet", namespaced;
     HttpRoute(HttpRoute) = "gateway.networking.k8s.io/v1", "HTTPRoute", namespaced;
+    PeerAuthentication(PeerAuthentication) = "security.istio.io/v1", "PeerAuthentication", namespaced;
+    AuthorizationPolicy(AuthorizationPolicy) = "security.istio.io/v1", "AuthorizationPolicy", namespaced;
 }
 
 impl Object {
@@ -113,5 +119,16 @@ impl Object {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
         }
+    }
+
+    /// Marks an access rule that can not be accepted, which is closed from then on. False for all other kinds.
+    pub(crate) fn close(&mut self, why: &[(FieldPath, String)]) -> bool {
+        let wrong = match self {
+            Self::PeerAuthentication(object) => &mut object.wrong,
+            Self::AuthorizationPolicy(object) => &mut object.wrong,
+            _ => return false,
+        };
+        wrong.extend_from_slice(why);
+        true
     }
 }

@@ -4,12 +4,12 @@ use envoy_types::pb::envoy;
 
 pub use envoy::{
     config::{
-        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
+        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
         route::v3 as route,
     },
     extensions::filters::{
         listener::http_inspector::v3 as http_inspector,
-        network::{http_connection_manager::v3 as hcm, tcp_proxy::v3 as tcp_proxy},
+        network::{http_connection_manager::v3 as hcm, rbac::v3 as network_rbac, tcp_proxy::v3 as tcp_proxy},
     },
     r#type::matcher::v3 as matcher,
 };
@@ -34,3 +34,9 @@ pub const HCM: &str = "envoy.filters.network.http_connection_manager";
 pub const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 /// Name of the HTTP router in `http_filters`.
 pub const ROUTER: &str = "envoy.filters.http.router";
+/// Type URL of the network RBAC filter in a filter's `typed_config`.
+pub const NETWORK_RBAC_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+/// Name of the network RBAC filter in `filters`.
+pub const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
+/// Key of the filter state that is the namespace in the caller's identity. Not Envoy's: only our proxy has it.
+pub const PEER_NAMESPACE: &str = "weir.dev/peer-namespace";

@@ -12,10 +12,14 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustc_hash::FxHashMap;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use weir_xds::{Kind, Subscriptions, names};
 
 use crate::{
+    policy::Access,
     route::RouteTable,
     telemetry::Service,
     upstream::{Backend, Cluster, Workload},
@@ -89,6 +93,15 @@ impl RouteCell {
 pub struct Inbound {
     /// Declared ports; all others are [`Protocol::Detect`].
     pub ports: FxHashMap<u16, Arc<Port>>,
+    /// What all other ports ask of connections.
+    pub others: Access,
+}
+
+impl Inbound {
+    /// What a port asks of connections.
+    pub fn access(&self, port: u16) -> &Access {
+        self.ports.get(&port).map_or(&self.others, |port| &port.access)
+    }
 }
 
 /// One port of the pod.
@@ -98,6 +111,8 @@ pub struct Port {
     pub protocol: Protocol,
     /// The first Service that leads here.
     pub service: Arc<Service>,
+    /// What it asks of connections.
+    pub access: Access,
 }
 
 /// What the control plane has said of a destination.
@@ -210,6 +225,8 @@ pub struct Store {
     outbound: RwLock<HashMap<SocketAddr, Arc<Entry>>>,
     peers: RwLock<HashMap<IpAddr, Arc<Peer>>>,
     inbound: ArcSwapOption<Inbound>,
+    /// Number of times that it was set.
+    inbound_version: watch::Sender<u64>,
     subscriptions: OnceLock<Subscriptions>,
     /// Why the control plane can not be asked now; `None` while it can.
     trouble: ArcSwapOption<String>,
@@ -222,6 +239,7 @@ impl Default for Store {
             outbound: RwLock::default(),
             peers: RwLock::default(),
             inbound: ArcSwapOption::empty(),
+            inbound_version: watch::Sender::new(0),
             subscriptions: OnceLock::new(),
             trouble: ArcSwapOption::from_pointee("not connected yet".to_owned()),
             start: Instant::now(),
@@ -313,6 +331,11 @@ impl Store {
         self.inbound.load_full()
     }
 
+    /// Tells when the pod's own ports, or what they ask of connections, have changed.
+    pub fn inbound_changes(&self) -> watch::Receiver<u64> {
+        self.inbound_version.subscribe()
+    }
+
     /// Why the control plane can not be asked now.
     pub fn trouble(&self) -> Option<Arc<String>> {
         self.trouble.load_full()
@@ -324,6 +347,7 @@ impl Store {
 
     pub(super) fn set_inbound(&self, inbound: Inbound) {
         self.inbound.store(Some(Arc::new(inbound)));
+        self.inbound_version.send_modify(|version| *version = version.wrapping_add(1));
     }
 
     pub(super) fn entry(&self, address: SocketAddr) -> Option<Arc<Entry>> {

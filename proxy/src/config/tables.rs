@@ -15,6 +15,7 @@ use super::{
     store::Port,
 };
 use crate::{
+    policy::{Access, Rule},
     telemetry::Service,
     upstream::{Cluster, ClusterInfo, Endpoint, EndpointSet, Registry, Workload},
 };
@@ -124,8 +125,10 @@ impl Tables {
                 ports
                     .into_iter()
                     .map(|(number, port)| {
-                        json!({"port": number, "protocol": port.protocol.as_str(), "service": port.service.host()})
+                        json!({"port": number, "protocol": port.protocol.as_str(), "service": port.service.host(),
+                            "access": dump_access(&port.access)})
                     })
+                    .chain([json!({"port": "others", "access": dump_access(&inbound.others)})])
                     .collect()
             })
             .unwrap_or_default();
@@ -142,15 +145,16 @@ impl Tables {
         let name = resource.name.as_str();
         match kind {
             Kind::Listener => match decode::listener(&resource.body)? {
-                ListenerSpec::Inbound(ports) if name == names::INBOUND => {
-                    let ports = ports
+                ListenerSpec::Inbound(spec) if name == names::INBOUND => {
+                    let ports = spec
+                        .ports
                         .into_iter()
                         .map(|(number, port)| {
                             let service = records.service(port.service).unwrap_or_else(Service::inbound_passthrough);
-                            (number, Arc::new(Port { protocol: port.protocol, service }))
+                            (number, Arc::new(Port { protocol: port.protocol, service, access: port.access }))
                         })
                         .collect();
-                    self.store.set_inbound(Inbound { ports });
+                    self.store.set_inbound(Inbound { ports, others: spec.others });
                 }
                 ListenerSpec::Outbound(spec) => {
                     let Some(names::Asked::Outbound(address)) = names::Asked::parse(name) else {
@@ -227,8 +231,8 @@ impl Tables {
                         entry.set(Answer::Unknown);
                     }
                 }
-                Some(names::Asked::Inbound) => self.store.set_inbound(Inbound::default()),
-                _ => {}
+                // The control plane does not know this pod, yet or any more: its access rules must not be forgotten for that.
+                Some(names::Asked::Inbound) | Some(names::Asked::Host { .. }) | None => {}
             },
             Kind::Route => {
                 if let Some(record) = records.routes.get_mut(name) {
@@ -380,6 +384,17 @@ impl Records {
         }
         self.services.retain(|_, service| Arc::strong_count(service) > 1);
     }
+}
+
+fn dump_access(access: &Access) -> Value {
+    let names = |rules: &[Rule]| -> Vec<String> {
+        rules.iter().map(|rule| format!("{}/{}", rule.policy, rule.index)).collect()
+    };
+    json!({
+        "plaintext_refused_by": access.strict.as_deref(),
+        "deny": names(&access.rules.deny),
+        "allow": access.rules.allow.as_deref().map(names),
+    })
 }
 
 fn dump_cluster(cluster: &Cluster) -> Value {

@@ -1,7 +1,7 @@
 //! Connections that come into the pod.
 //!
-//! Mutual TLS of the mesh is known by its ALPN names; TLS without them is the application's own and passes through, as plaintext does
-//! (the mesh is permissive). Where the port is not declared as HTTP the application is called at once, before a byte of the client has
+//! Mutual TLS of the mesh is known by its ALPN names; TLS without them is the application's own and passes through, as plaintext does,
+//! unless the port refuses plaintext. Where the port is not declared as HTTP the application is called at once, before a byte of the client has
 //! come: a server that speaks first is heard without delay, and a refused connection shows before our side of the TLS handshake is
 //! sent, so that the caller's proxy knows that nothing was delivered.
 
@@ -19,13 +19,14 @@ use super::{
     Worker,
     exchange::{self, Side},
     opaque,
-    refuse::{refuse, reset},
+    refuse::{refuse, reset, tell_refused},
 };
 use crate::{
     capture::OrigDst,
     config::{self, Port, Protocol},
     detect::{Hello, HelloState, Spoken, client_hello, spoken},
     net::{Conn, Io},
+    policy::Admission,
     telemetry::{Direction, Peer, SecurityPolicy, Service},
     tls::{self, Alpn, PortKind, alpn},
     upstream::Unreachable,
@@ -40,6 +41,9 @@ const INTRODUCTION: Duration = Duration::from_millis(50);
 /// Ports behind which the proxy would find itself. Those that others may call are never redirected.
 const OWN_PORTS: [u16; 3] = [ports::ADMIN, ports::OUTBOUND, ports::INBOUND];
 
+/// First byte of a TLS record with a handshake.
+const HANDSHAKE_RECORD: u8 = 0x16;
+
 /// Where the application speaks first: how long the ClientHello of a pod with a proxy may take. Packets get lost.
 const HELLO_OF_MESH: Duration = Duration::from_secs(1);
 /// The same of a caller of whom nothing is known.
@@ -49,17 +53,22 @@ const IN: Direction = Direction::Inbound;
 
 /// Who calls: what was proved, and what is known of the address.
 pub(super) struct Caller {
-    /// Identity proved by mutual TLS.
-    pub identity: Option<Identity>,
+    /// What the access rules say of its connection.
+    pub admission: Admission,
     cell: Option<Arc<config::Peer>>,
     known: OnceCell<Arc<Peer>>,
     by_identity: OnceCell<Arc<Peer>>,
 }
 
 impl Caller {
-    fn new(worker: &Worker, address: SocketAddr, identity: Option<Identity>) -> Self {
-        let cell = Self::cell(worker, address);
-        Self { identity, cell, known: OnceCell::new(), by_identity: OnceCell::new() }
+    fn new(worker: &Worker, admission: Admission) -> Self {
+        let cell = Self::cell(worker, admission.peer());
+        Self { admission, cell, known: OnceCell::new(), by_identity: OnceCell::new() }
+    }
+
+    /// Identity proved by mutual TLS.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.admission.principal()
     }
 
     /// Where the control plane says who has this address; none outside of the mesh.
@@ -75,9 +84,9 @@ impl Caller {
             return known;
         }
         let said = self.cell.as_ref().and_then(|cell| cell.workload());
-        match said.filter(|workload| self.identity.is_none() || workload.identity == self.identity) {
+        match said.filter(|workload| self.identity().is_none() || workload.identity.as_ref() == self.identity()) {
             Some(workload) => self.known.get_or_init(|| workload.peer.clone()),
-            None => self.by_identity.get_or_init(|| match &self.identity {
+            None => self.by_identity.get_or_init(|| match self.identity() {
                 Some(identity) => Peer::from_identity(identity),
                 None => Peer::unknown(),
             }),
@@ -93,7 +102,7 @@ impl Caller {
 
     /// How the connection is protected.
     pub(super) fn security(&self) -> SecurityPolicy {
-        if self.identity.is_some() { SecurityPolicy::MutualTls } else { SecurityPolicy::None }
+        if self.identity().is_some() { SecurityPolicy::MutualTls } else { SecurityPolicy::None }
     }
 }
 
@@ -110,15 +119,22 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     }
     // Asked now, the answer is here when the handshake is done.
     let _ = Caller::cell(&worker, peer);
-    let declared = worker.shared.store.inbound().and_then(|inbound| inbound.ports.get(&app.port()).cloned());
-    let port = declared
-        .unwrap_or_else(|| Arc::new(Port { protocol: Protocol::Detect, service: Service::inbound_passthrough() }));
+    let Some(inbound) = worker.shared.store.inbound() else {
+        let detail = "the control plane has not said yet who may call this pod";
+        return refuse(&worker, IN, &stream, peer, app, "not_configured", detail);
+    };
+    let port = inbound.ports.get(&app.port()).cloned().unwrap_or_else(|| {
+        let (protocol, service) = (Protocol::Detect, Service::inbound_passthrough());
+        Arc::new(Port { protocol, service, access: inbound.others.clone() })
+    });
+    drop(inbound);
     let forced = worker.shared.settings.opaque_ports.contains(&app.port());
     let protocol = if forced { Protocol::Opaque } else { port.protocol };
     let mut connection =
         Connection { worker, conn: Conn::new(Io::Plain(stream)), peer, app, port, protocol, called: None };
     // One stage after the other, the rare and large ones apart: a connection's task is as large as its largest stage.
-    let begun = if protocol == Protocol::Http {
+    // Where plaintext is refused there is no server to be heard first: the application is called when the caller has proved who it is.
+    let begun = if protocol == Protocol::Http || connection.is_strict() {
         Box::pin(connection.by_first_bytes()).await
     } else {
         match Box::pin(connection.call_app_first()).await {
@@ -168,6 +184,17 @@ struct Connection {
 }
 
 impl Connection {
+    /// True where plaintext is refused.
+    fn is_strict(&self) -> bool {
+        self.port.access.strict.is_some()
+    }
+
+    /// What the access rules of this moment say of the connection.
+    fn judge(&self, identity: Option<Identity>) -> Admission {
+        let inbound = self.worker.shared.store.inbound();
+        self.worker.admissions.judge(inbound.as_deref(), identity, self.peer, self.app)
+    }
+
     /// Calls the application while the client's first bytes are awaited.
     async fn call_app_first(&mut self) -> First {
         let worker = self.worker.clone();
@@ -242,10 +269,15 @@ impl Connection {
     /// Decides by what the client sends first; `None` if the connection is over.
     async fn by_first_bytes(mut self) -> Option<(Self, Step)> {
         loop {
+            if self.is_strict() && self.conn.read.first().is_some_and(|&first| first != HANDSHAKE_RECORD) {
+                return Some((self, Step::Opaque(None))); // to be refused: no other word is worth waiting for
+            }
             match spoken(&self.conn.read) {
                 Spoken::Tls => return Some((self, Step::Tls)),
                 // Declared as HTTP and no handshake: the codec waits for the rest, and says what it dislikes.
-                Spoken::Unclear if self.protocol == Protocol::Http && !self.conn.read.starts_with(&[0x16]) => {
+                Spoken::Unclear
+                    if self.protocol == Protocol::Http && !self.conn.read.starts_with(&[HANDSHAKE_RECORD]) =>
+                {
                     if !self.conn.read.is_empty() {
                         self.worker.detected(IN, "http", "declared");
                         return Some((self, Step::Http(None)));
@@ -281,7 +313,9 @@ impl Connection {
                 }
             } else {
                 // Clients connect ahead of their first request: silence is no fault, a begun handshake is to go on.
-                let limit = if self.conn.read.is_empty() { exchange::IDLE } else { PATIENCE };
+                // Where plaintext is refused, only proxies have a reason to call, and these begin at once.
+                let patient = self.conn.read.is_empty() && !self.is_strict();
+                let limit = if patient { exchange::IDLE } else { PATIENCE };
                 match timeout(limit, self.conn.fill()).await {
                     Ok(filled) => filled,
                     Err(_) => {
@@ -377,16 +411,28 @@ impl Connection {
     }
 
     async fn http(self, identity: Option<Identity>) {
-        let caller = Caller::new(&self.worker, self.peer, identity);
-        if let Some(called) = self.called {
+        let admission = self.judge(identity);
+        if admission.is_refused() {
+            // Callers of the mesh get an answer to each request.
+            if admission.principal().is_none() {
+                tell_refused(&self.worker, &admission);
+                return reset(self.conn.io.tcp());
+            }
+        } else if let Some(called) = self.called {
             self.worker.pool.give_app(self.app, Conn::new(Io::Plain(called)), Instant::now());
         }
+        let caller = Caller::new(&self.worker, admission);
         let side = Side::Inbound { port: self.port, app: self.app, caller };
         exchange::serve(&self.worker, self.conn, self.peer, side).await;
     }
 
     /// Serves an opaque stream to its end.
     async fn opaque(mut self, identity: Option<Identity>) {
+        let admission = self.judge(identity);
+        if admission.is_refused() {
+            tell_refused(&self.worker, &admission);
+            return reset(self.conn.io.tcp());
+        }
         let called = match self.called.take() {
             Some(called) => called,
             None => match self.worker.connector.connect_app(self.app).await {
@@ -394,7 +440,7 @@ impl Connection {
                 Err(error) => return self.app_refused(&error),
             },
         };
-        let caller = Caller::new(&self.worker, self.peer, identity);
+        let caller = Caller::new(&self.worker, admission);
         caller.introduced().await;
         opaque::to_app(&self.worker, &mut self.conn, called, self.peer, self.app, &self.port.service, &caller).await;
     }

@@ -12,11 +12,12 @@ use weir_mesh::Identity;
 use super::{
     Worker,
     inbound::Caller,
-    refuse::{refuse, reset},
+    refuse::{refuse, reset, tell_refused},
 };
 use crate::{
     config::Entry,
     net::{Conn, Io, connect},
+    policy::{Admission, until_refused},
     tcp::{End, Moved, relay},
     telemetry::{AccessEntry, Direction, Peer, ResponseFlags, SecurityPolicy, Service, TcpLabels, TcpSeries},
     tls::Alpn,
@@ -66,6 +67,7 @@ pub(super) async fn to_cluster(
                     upstream: Some(endpoint.address),
                     cluster: Some(&cluster.name),
                     identity: endpoint.mesh.as_ref(),
+                    admission: None,
                 };
                 carry(worker, &series, &facts, &mut caller, &mut called).await;
                 return;
@@ -106,6 +108,7 @@ pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, peer: SocketA
                 upstream: Some(destination),
                 cluster: Some("PassthroughCluster"),
                 identity: None,
+                admission: None,
             };
             carry(worker, &series, &facts, &mut caller, &mut called).await;
         }
@@ -127,7 +130,7 @@ pub(super) async fn to_app(
     app: SocketAddr,
     service: &Service,
     caller: &Caller,
-) -> End {
+) {
     let mut called = Conn::new(Io::Plain(called));
     let series = labels(worker, Direction::Inbound, caller.peer(), service, ResponseFlags::NONE, caller.security());
     let facts = Facts {
@@ -136,9 +139,10 @@ pub(super) async fn to_app(
         called: app,
         upstream: Some(app),
         cluster: None,
-        identity: caller.identity.as_ref(),
+        identity: caller.identity(),
+        admission: Some(&caller.admission),
     };
-    carry(worker, &series, &facts, conn, &mut called).await
+    carry(worker, &series, &facts, conn, &mut called).await;
 }
 
 fn endpoint_labels(worker: &Worker, endpoint: &Endpoint, service: &Service) -> Arc<TcpSeries> {
@@ -167,26 +171,35 @@ struct Facts<'a> {
     upstream: Option<SocketAddr>,
     cluster: Option<&'a str>,
     identity: Option<&'a Identity>,
+    /// Ends the stream when the access rules refuse it.
+    admission: Option<&'a Admission>,
 }
 
-async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &mut Conn, called: &mut Conn) -> End {
+async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &mut Conn, called: &mut Conn) {
     let _counted = worker.shared.drain.enter(worker.id);
     let start = Instant::now();
     let mut total = Moved::default();
     series.opened();
     // `sent` and `received` are the caller's words in `Moved`; the metric has them the other way round: sent to the caller.
-    let end = relay(caller, called, |moved: Moved| {
+    let relayed = relay(caller, called, |moved: Moved| {
         total.sent = total.sent.saturating_add(moved.sent);
         total.received = total.received.saturating_add(moved.received);
         series.moved(moved.received, moved.sent);
-    })
-    .await;
+    });
+    let end = until_refused(facts.admission, relayed).await;
     series.closed();
     let (flags, why) = match &end {
-        End::Closed => (ResponseFlags::NONE, None),
-        End::Idle => (ResponseFlags::SI, Some("idle".to_owned())),
-        End::Caller(error) => (ResponseFlags::DC, Some(format!("the caller's connection failed: {error}"))),
-        End::Called(error) => (ResponseFlags::UC, Some(format!("the upstream's connection failed: {error}"))),
+        Some(End::Closed) => (ResponseFlags::NONE, None),
+        Some(End::Idle) => (ResponseFlags::SI, Some("idle".to_owned())),
+        Some(End::Caller(error)) => (ResponseFlags::DC, Some(format!("the caller's connection failed: {error}"))),
+        Some(End::Called(error)) => (ResponseFlags::UC, Some(format!("the upstream's connection failed: {error}"))),
+        None => {
+            let denied = facts.admission.and_then(Admission::denied);
+            if let Some(admission) = facts.admission {
+                tell_refused(worker, admission);
+            }
+            (ResponseFlags::LR, Some(denied.map_or_else(String::new, |denied| denied.to_string())))
+        }
     };
     if why.is_some() {
         // What one side suffered the other one sees, too: a cut stream must not look like a finished one.
@@ -194,7 +207,6 @@ async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &
         reset(called.io.tcp());
     }
     log(worker, facts, flags, why.as_deref(), start.elapsed(), total);
-    end
 }
 
 fn log(worker: &Worker, facts: &Facts<'_>, flags: ResponseFlags, why: Option<&str>, duration: Duration, moved: Moved) {

@@ -17,6 +17,7 @@ use crate::{
     http::Limits,
     memory,
     net::tune,
+    policy::Admissions,
     settings::Settings,
     telemetry::{AccessLog, AccessLogHandle, Direction, Registry, SeriesCache},
     tls::MeshTls,
@@ -57,6 +58,8 @@ pub struct Worker {
     pub limits: Limits,
     /// This worker's way to the series.
     pub series: RefCell<SeriesCache>,
+    /// Open connections into the pod, and whether the access rules still let them be.
+    pub admissions: Rc<Admissions>,
     /// This worker's lines.
     pub access_log: RefCell<AccessLogHandle>,
 }
@@ -77,7 +80,14 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
             limits: Limits::default(),
             series: RefCell::new(SeriesCache::new(shared.registry.clone())),
             access_log: RefCell::new(shared.access_log.handle()),
+            admissions: Rc::default(),
             shared,
+        });
+        let (judge, mut changes) = (worker.clone(), worker.shared.store.inbound_changes());
+        tokio::task::spawn_local(async move {
+            while changes.changed().await.is_ok() {
+                judge.admissions.judge_again(judge.shared.store.inbound().as_deref());
+            }
         });
         for (direction, listener) in listeners.0 {
             let worker = worker.clone();

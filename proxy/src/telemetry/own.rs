@@ -1,8 +1,11 @@
 //! Weir's own metrics: a small, fixed set. Label values are words of the program, so the number of series is bounded by it.
 
-use std::sync::{
-    Arc, RwLock,
-    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::labels::label;
@@ -112,6 +115,38 @@ impl<const N: usize> GaugeVec<N> {
     }
 }
 
+/// Refused connections and requests by the access rule that refused them. Names come from users' objects, so that there is a bound.
+#[derive(Debug, Default)]
+pub struct AccessCounters(RwLock<BTreeMap<[String; 3], u64>>);
+
+/// Most objects and rules that are counted apart; a pod has a handful.
+const MAX_ACCESS_RULES: usize = 256;
+
+impl AccessCounters {
+    /// Adds one for an object (`KIND NAMESPACE/NAME`), its rule and the reason.
+    pub fn inc(&self, object: String, rule: &str, reason: &str) {
+        let mut counters = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut key = [object, rule.to_owned(), reason.to_owned()];
+        if counters.len() >= MAX_ACCESS_RULES && !counters.contains_key(&key) {
+            key = [super::labels::OTHER.to_owned(), String::new(), reason.to_owned()];
+        }
+        let counter = counters.entry(key).or_default();
+        *counter = counter.saturating_add(1);
+    }
+
+    fn each(&self, mut visit: impl FnMut(&str, u64)) {
+        let counters = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for ([object, rule, reason], count) in counters.iter() {
+            let mut labels = String::new();
+            label(&mut labels, "policy", object);
+            label(&mut labels, "rule", rule);
+            label(&mut labels, "reason", reason);
+            labels.pop();
+            visit(&labels, *count);
+        }
+    }
+}
+
 macro_rules! own_metrics {
     ($($field:ident: $kind:ident$(<$n:literal>)?, $name:literal $([$($label:literal),*])?, $help:literal;)*) => {
         /// Weir's own metrics, by field.
@@ -147,6 +182,10 @@ macro_rules! own_metrics {
         head($text, $name, "counter", $help);
         $value.each(|labels, counter| line($text, $name, labels, counter.get()));
     }};
+    (@encode AccessCounters, $text:ident, $value:expr, $name:literal, $help:literal) => {{
+        head($text, $name, "counter", $help);
+        $value.each(|labels, count| line($text, $name, labels, count));
+    }};
     (@encode GaugeVec, $text:ident, $value:expr, $name:literal, $help:literal) => {{
         head($text, $name, "gauge", $help);
         $value.each(|labels, gauge| line($text, $name, labels, gauge.get()));
@@ -158,6 +197,8 @@ own_metrics! {
         "Connections by the protocol found and what decided it.";
     refused: CounterVec<2>, "weir_connections_refused_total" ["direction", "reason"],
         "Connections that the proxy refused.";
+    access_refused: AccessCounters, "weir_access_refused_total",
+        "Connections and requests that an access rule refused.";
     retries: CounterVec<1>, "weir_retries_total" ["reason"],
         "Requests tried again on another endpoint.";
     downstream_connections: GaugeVec<1>, "weir_downstream_connections" ["direction"],

@@ -1,12 +1,17 @@
-//! The one routing model: services, workloads, endpoints and routes, in no front end's words.
+//! The one model: services, workloads, endpoints, routes and access rules, in no front end's words.
 //!
 //! Front ends (`crate::frontend`) write it, the control plane translates it. Everything in it has been checked.
 
+mod access;
 mod endpoint;
 mod route;
 mod service;
 mod workload;
 
+pub use access::{
+    AUTHORIZATION_POLICY_KIND, AccessAction, AccessRule, AuthorizationPolicy, FieldError, MtlsMode,
+    PEER_AUTHENTICATION_KIND, PeerAuthentication, Selection, Term, Test, TextMatch,
+};
 pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSet};
 pub use route::{
     Backend, HeaderChange, HeaderOp, Matcher, NamedMatcher, PathMatcher, ROUTE_KIND, Route, RouteParent, RouteRule,

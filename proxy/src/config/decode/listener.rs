@@ -1,17 +1,21 @@
 //! Listeners: which protocol, which routes, which cluster.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use weir_xds::envoy::{
     HCM_TYPE_URL, TCP_PROXY_TYPE_URL,
     hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
-    listener::{FilterChain, Listener, filter::ConfigType},
+    listener::{Filter, FilterChain, Listener, filter::ConfigType},
     tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier},
 };
 use weir_xds::prost::Message;
 
-use super::{DecodeError, ServiceSpec, service};
-use crate::config::Protocol;
+use super::{
+    DecodeError, ServiceSpec,
+    access::{self, Guards},
+    service,
+};
+use crate::{config::Protocol, policy::Access};
 
 /// `TrafficDirection.INBOUND` (envoy/config/core/v3/base.proto).
 const INBOUND: i32 = 1;
@@ -24,8 +28,13 @@ pub(crate) enum ListenerSpec {
     Inbound(InboundSpec),
 }
 
-/// The pod's own ports, by number.
-pub(super) type InboundSpec = HashMap<u16, PortSpec>;
+/// The pod's own ports.
+pub(crate) struct InboundSpec {
+    /// By number.
+    pub ports: HashMap<u16, PortSpec>,
+    /// What all other ports ask.
+    pub others: Access,
+}
 
 /// One port of the pod.
 pub(crate) struct PortSpec {
@@ -33,6 +42,8 @@ pub(crate) struct PortSpec {
     pub protocol: Protocol,
     /// The first Service that leads here.
     pub service: Option<ServiceSpec>,
+    /// What it asks of connections.
+    pub access: Access,
 }
 
 /// What stands behind one address, by names.
@@ -81,33 +92,49 @@ fn outbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
 }
 
 fn inbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
-    let mut inbound = InboundSpec::new();
+    let mut guards = Guards::default();
+    let strict = access::strict(listener.metadata.as_ref())?.unwrap_or_default();
+    let mut ports: HashMap<u16, PortSpec> = HashMap::new();
     for filters in &listener.filter_chains {
         let matched = filters.filter_chain_match.as_ref().and_then(|m| m.destination_port.as_ref());
         let Some(number) = matched.and_then(|port| u16::try_from(port.value).ok()) else {
             return Err(DecodeError::new("an inbound chain without a destination port"));
         };
-        let protocol = match chain(filters)? {
+        let (rules, rest) = guards.split(&filters.filters)?;
+        let protocol = match last(rest)? {
             Chain::Http(_) => Protocol::Http,
             Chain::Opaque(_) => Protocol::Opaque,
         };
+        let access = access::access(&strict, access::strict(filters.metadata.as_ref())?, rules);
         let service = service(filters.metadata.as_ref());
-        let port = match inbound.remove(&number) {
-            Some(other) if other.protocol != protocol => {
-                PortSpec { protocol: Protocol::Detect, service: other.service.or(service) }
+        let port = match ports.remove(&number) {
+            Some(other) if other.access != access => {
+                return Err(DecodeError::new(format!("the chains of port {number} differ in their access rules")));
             }
-            _ => PortSpec { protocol, service },
+            Some(other) if other.protocol != protocol => {
+                PortSpec { protocol: Protocol::Detect, service: other.service.or(service), access }
+            }
+            _ => PortSpec { protocol, service, access },
         };
-        inbound.insert(number, port);
+        ports.insert(number, port);
     }
-    Ok(ListenerSpec::Inbound(inbound))
+    let rules = match &listener.default_filter_chain {
+        Some(filters) => guards.split(&filters.filters)?.0,
+        None => Arc::default(),
+    };
+    Ok(ListenerSpec::Inbound(InboundSpec { ports, others: access::access(&strict, None, rules) }))
 }
 
 fn chain(chain: &FilterChain) -> Result<Chain, DecodeError> {
-    let [filter] = chain.filters.as_slice() else {
+    last(&chain.filters)
+}
+
+/// The one filter that says where bytes go.
+fn last(filters: &[Filter]) -> Result<Chain, DecodeError> {
+    let [filter] = filters else {
         return Err(DecodeError::new(format!(
             "a filter chain with {} filters, where one is understood",
-            chain.filters.len()
+            filters.len()
         )));
     };
     let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {

@@ -1,6 +1,7 @@
 //! Envoy's resources, as far as this proxy understands them, decoded into its own terms. What it does not understand is an error: the
 //! control plane hears of it (NACK), and what was in force stays.
 
+mod access;
 mod endpoints;
 mod listener;
 mod route;

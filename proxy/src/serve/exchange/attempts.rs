@@ -358,7 +358,7 @@ fn is_safe(head: &RequestHead) -> bool {
 
 /// What the proxy itself changes in a request: one without an id gets one (UUID version 4), so that all hops log the same, and the
 /// mesh's own marker goes to nobody's application.
-fn own_edits(head: &RequestHead, record: &mut Record) -> Edits {
+pub(super) fn own_edits(head: &RequestHead, record: &mut Record) -> Edits {
     const ID: Name = Name::from_static("x-request-id");
     const MARKER: Name = Name::from_static(NOT_DELIVERED);
     let mut edits = Edits::new();

@@ -20,7 +20,7 @@ use self::{
     forward::{Fault, STALL},
     record::Record,
 };
-use super::{Worker, inbound::Caller};
+use super::{Worker, inbound::Caller, refuse::tell_refused};
 use crate::{
     config::{Entry, Port},
     http::{
@@ -28,6 +28,7 @@ use crate::{
         h1::{ForwardResponse, LocalResponse, RequestDecoder, write_local_response, write_response},
     },
     net::{Conn, Deadline},
+    policy::{Admission, until_refused},
     tcp::{self, Moved},
     telemetry::ResponseFlags,
 };
@@ -64,14 +65,22 @@ pub(super) enum Side {
 impl Side {
     fn idle(&self) -> Duration {
         match self {
-            Self::Inbound { caller, .. } if caller.identity.is_some() => IDLE_MESH,
+            Self::Inbound { caller, .. } if caller.identity().is_some() => IDLE_MESH,
             _ => IDLE,
         }
     }
 
     /// True for a caller whose identity is proved, and which therefore may hear what did not happen.
     fn is_mesh_caller(&self) -> bool {
-        matches!(self, Self::Inbound { caller, .. } if caller.identity.is_some())
+        matches!(self, Self::Inbound { caller, .. } if caller.identity().is_some())
+    }
+
+    /// What the access rules say of the connection.
+    fn admission(&self) -> Option<&Admission> {
+        match self {
+            Self::Outbound { .. } => None,
+            Self::Inbound { caller, .. } => Some(&caller.admission),
+        }
     }
 }
 
@@ -80,10 +89,19 @@ pub(super) async fn serve(worker: &Worker, mut conn: Conn, peer: SocketAddr, sid
     let mut out = BytesMut::new();
     let mut deadline = Deadline::default();
     loop {
-        let head = match read_head(worker, &mut conn, &side, &mut deadline).await {
-            Ok(Some(head)) => head,
-            Ok(None) => return,
-            Err(fault) => {
+        // Callers of the mesh are told when they ask next: cutting an idle connection could meet a request.
+        let admission = side.admission().filter(|admission| admission.principal().is_none());
+        let read = until_refused(admission, read_head(worker, &mut conn, &side, &mut deadline)).await;
+        let head = match read {
+            Some(Ok(Some(head))) => head,
+            Some(Ok(None)) => return,
+            None => {
+                if let Some(admission) = admission {
+                    tell_refused(worker, admission);
+                }
+                return super::refuse::reset(conn.io.tcp());
+            }
+            Some(Err(fault)) => {
                 let mut record = Record::new(0);
                 Box::pin(answer_fault(&mut conn, &mut out, &mut record, None, &fault, false, false)).await;
                 record.finish(worker, &side, peer, None);
@@ -160,7 +178,18 @@ async fn counted(
 ) -> Next {
     let _counted = worker.shared.drain.enter(worker.id);
     let mut record = Record::new(head.len());
-    let next = exchange(worker, conn, side, &head, out, &mut record).await;
+    // A request that is refused from its beginning is answered.
+    let admission = side.admission().filter(|admission| !admission.is_refused());
+    let next = until_refused(admission, exchange(worker, conn, side, &head, out, &mut record)).await;
+    let next = next.unwrap_or_else(|| {
+        if let Some(admission) = admission {
+            tell_refused(worker, admission);
+            record.reason = admission.denied().map(|denied| denied.to_string());
+        }
+        record.flags |= ResponseFlags::LR;
+        super::refuse::reset(conn.io.tcp());
+        Next::Gone
+    });
     record.finish(worker, side, peer, Some(&head));
     next
 }
@@ -185,6 +214,12 @@ async fn exchange(
         Ok(()) => match side {
             Side::Outbound { entry } => {
                 attempts::to_destination(worker, conn, entry, head, &mut request, out, record).await
+            }
+            Side::Inbound { caller, .. } if caller.admission.is_refused() => {
+                attempts::own_edits(head, record); // for the request's id, by which its refusal is found
+                tell_refused(worker, &caller.admission);
+                let why = caller.admission.denied().map(|denied| denied.to_string()).unwrap_or_default();
+                Err(Fault::upstream(ResponseFlags::NONE, 403, why))
             }
             Side::Inbound { app, .. } => {
                 attempts::to_app(worker, conn, *app, head, &mut request, out, record).await.map(Outcome::Answered)
@@ -365,6 +400,7 @@ async fn answer_fault(
 /// What a caller is told: enough to know whose fault it is, nothing of addresses or identities.
 fn summary(fault: &Fault) -> &str {
     match fault.status {
+        403 => "access denied",
         404 => "no route matches this request",
         500 => "the route's backend is not valid",
         502 => "the upstream's answer is not valid HTTP",

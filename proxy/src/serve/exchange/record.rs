@@ -140,7 +140,7 @@ impl Record {
         }
         let header = |name| head.and_then(|head| head.header(name).next());
         let (identity, called) = match side {
-            Side::Inbound { caller, app, .. } => (caller.identity.as_ref(), *app),
+            Side::Inbound { caller, app, .. } => (caller.identity(), *app),
             Side::Outbound { entry } => (self.endpoint.as_ref().and_then(|e| e.mesh.as_ref()), entry.address),
         };
         log.log(&AccessEntry {
