@@ -20,7 +20,7 @@ use crate::{
 /// Why the supervisor gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// Nobody listens, or the supervisor ended while it was asked.
     #[error("sandbox {name} is not running ({source}); start it by `weir sandbox up DIR`")]
     NotRunning {
         /// Name of the sandbox.
@@ -66,7 +66,14 @@ impl Client {
 
     fn broken(&self) -> impl Fn(io::Error) -> ClientError {
         let name = self.layout.name().to_owned();
-        move |source| ClientError::Broken { name: name.clone(), source }
+        move |source| {
+            use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+            let name = name.clone();
+            match source.kind() {
+                BrokenPipe | ConnectionReset | UnexpectedEof => ClientError::NotRunning { name, source },
+                _ => ClientError::Broken { name, source },
+            }
+        }
     }
 
     fn ask(&self, request: &Request, files: &[RawFd]) -> Result<BufReader<UnixStream>, ClientError> {
