@@ -56,13 +56,29 @@ impl Service {
         {
             return Ok(());
         }
+        *child = Some(self.spawn()?);
+        Ok(())
+    }
+
+    /// Starts it again if it has ended by itself: a kubelet does where its runtime is not up yet, and a machine's manager starts it
+    /// again then.
+    pub(crate) fn revive(&self) -> Result<()> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended) = child.as_mut()
+            && ended.try_wait()?.is_some()
+        {
+            *child = Some(self.spawn()?);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self) -> Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let errors = log.try_clone()?;
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log).stderr(errors);
         let started = self.place.run(move || Ok(command.spawn()?));
-        *child = Some(started.with_context(|| format!("start {} ({})", self.name, self.program.display()))?);
-        Ok(())
+        started.with_context(|| format!("start {} ({})", self.name, self.program.display()))
     }
 
     /// Stops it; what it started stays.

@@ -38,6 +38,8 @@ use crate::{
 
 /// Said on standard input by a starter that leaves a cluster behind on purpose.
 pub(crate) const STAY: &str = "stay\n";
+/// How often it is looked for programs that have ended by themselves.
+const REVIVE: Duration = Duration::from_millis(500);
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -90,13 +92,26 @@ pub async fn run(layout: Layout, options: Options, tools: PathBuf) -> Result<()>
     fs::write(layout.ready(), &line)?;
     println!("{line}");
     let (_, parts) = brought?;
-    let end = Arc::new(Notify::new());
-    serve(&layout, Arc::new(parts), end.clone())?;
+    let (parts, end) = (Arc::new(parts), Arc::new(Notify::new()));
+    serve(&layout, parts.clone(), end.clone())?;
     tokio::select! {
         () = told => {}
         () = end.notified() => {}
+        () = revive(&parts) => {}
     }
     Ok(())
+}
+
+/// Starts again what ends by itself, for as long as the cluster is there.
+async fn revive(parts: &Parts) {
+    loop {
+        tokio::time::sleep(REVIVE).await;
+        for service in parts.services() {
+            if let Err(error) = tokio::task::block_in_place(|| service.revive()) {
+                eprintln!("{} can not be started again: {error:#}", service.name());
+            }
+        }
+    }
 }
 
 async fn told_to_end() {
