@@ -257,7 +257,8 @@ fn uninstalls_to_the_byte() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(node.plugin().exists() && node.conflist().exists());
     assert!(agent.stop());
-    agent.until("nothing left", SOON, || node.everything() == before);
+    // The plugin goes some seconds after the configuration.
+    agent.until("nothing left", Duration::from_secs(30), || node.everything() == before);
     assert_eq!(node.call(&["--check", "--uninstall"]), (0, String::new()));
     assert!(removing.try_wait().unwrap().is_none());
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(removing.id().try_into().unwrap()), nix::sys::signal::SIGTERM)

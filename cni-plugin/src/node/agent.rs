@@ -35,7 +35,7 @@ const TURN: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// From the configuration's end to the plugin's: runtimes read the folder again within milliseconds, and a pod's network is
 /// made in less than this.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM, and leaves everything in place then: an upgrade ends agents too.
 pub(super) fn run(options: &Options) -> Result<(), String> {
