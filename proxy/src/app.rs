@@ -218,19 +218,15 @@ fn follow_control_plane(settings: &Arc<Settings>, tables: &Tables) {
 
 /// Waits until the pod's own ports and name are known, and takes over the name for metrics.
 async fn wait_for_configuration(settings: &Settings, store: &Store, registry: &Registry, readiness: &Readiness) {
-    let own = settings.addresses.first().and_then(|address| store.peer(*address));
     let begin = Instant::now();
     loop {
-        let workload = own.as_ref().and_then(|own| own.workload());
-        match (store.inbound(), workload) {
-            (Some(_), workload) if workload.is_some() || own.is_none() => {
-                if let Some(workload) = workload {
-                    registry.set_own(workload.peer.clone());
-                }
+        match store.inbound().and_then(|inbound| inbound.own.clone()) {
+            Some(own) => {
+                registry.set_own(own);
                 readiness.set(readiness::INBOUND_CONFIG, Ok(()));
                 return;
             }
-            _ => {
+            None => {
                 let why = store.trouble().map_or_else(
                     || "the control plane has not said yet what this pod is".to_owned(),
                     |why| format!("no answer from the control plane {}: {why}", settings.control),

@@ -60,8 +60,8 @@ impl Guard {
     }
 
     /// Metadata of the listener, for all ports but those with metadata of their own.
-    pub(super) fn metadata(&self) -> Metadata {
-        mode(Metadata::default(), &self.mtls.all)
+    pub(super) fn metadata(&self, others: Metadata) -> Metadata {
+        mode(others, &self.mtls.all)
     }
 
     /// The same for one port; unchanged where that has no other mode.

@@ -27,9 +27,10 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
+    /// Adds fields to those of a namespace.
     pub(super) fn with<'a>(mut self, namespace: &str, fields: impl IntoIterator<Item = (&'a str, Value)>) -> Self {
-        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        self.filter_metadata.insert(namespace.to_owned(), Struct { fields });
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value));
+        self.filter_metadata.entry(namespace.to_owned()).or_default().fields.extend(fields);
         self
     }
 }

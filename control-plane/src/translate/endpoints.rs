@@ -77,7 +77,8 @@ fn endpoint(mesh: &Mesh, target: &Target<'_>) -> Vec<u8> {
     with_metadata(&endpoint, METADATA, metadata.as_ref())
 }
 
-fn describe(mesh: &Mesh, pod: &Workload) -> Metadata {
+/// Who a pod is.
+pub(super) fn describe(mesh: &Mesh, pod: &Workload) -> Metadata {
     let place = [&pod.owner, &*pod.name.namespace, pod.canonical_name(), pod.canonical_revision(), CLUSTER_ID];
     let mut metadata = Metadata::default().with("istio", [("workload", string(place.join(";")))]);
     if pod.meshed {

@@ -18,7 +18,7 @@ use super::{
     access::Guard,
     cluster::ads,
     encode::{Metadata, append, services, with_metadata},
-    endpoints::socket,
+    endpoints::{describe, socket},
     key::{address_cluster, service_cluster},
     route,
 };
@@ -112,7 +112,8 @@ fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>
     if !guard.filters.is_empty() {
         append(&mut bytes, DEFAULT_CHAIN, &guarded(&guard, None, tcp(UNDECLARED), None));
     }
-    append(&mut bytes, METADATA, &guard.metadata().encode_to_vec());
+    // Who the pod is comes with it and not by its address: a kubelet publishes that only when the proxy, which waits for this, is ready.
+    append(&mut bytes, METADATA, &guard.metadata(describe(mesh, pod)).encode_to_vec());
     Some(bytes)
 }
 

@@ -21,7 +21,7 @@ use weir_xds::{Kind, Subscriptions, names};
 use crate::{
     policy::Access,
     route::RouteTable,
-    telemetry::Service,
+    telemetry::{self, Service},
     upstream::{Backend, Cluster, Workload},
 };
 
@@ -95,6 +95,8 @@ pub struct Inbound {
     pub ports: FxHashMap<u16, Arc<Port>>,
     /// What all other ports ask of connections.
     pub others: Access,
+    /// Who this pod is; `None` as long as the control plane does not know it.
+    pub own: Option<Arc<telemetry::Peer>>,
 }
 
 impl Inbound {

@@ -145,7 +145,7 @@ impl Tables {
         let name = resource.name.as_str();
         match kind {
             Kind::Listener => match decode::listener(&resource.body)? {
-                ListenerSpec::Inbound(spec) if name == names::INBOUND => {
+                ListenerSpec::Inbound(spec, own) if name == names::INBOUND => {
                     let ports = spec
                         .ports
                         .into_iter()
@@ -154,7 +154,8 @@ impl Tables {
                             (number, Arc::new(Port { protocol: port.protocol, service, access: port.access }))
                         })
                         .collect();
-                    self.store.set_inbound(Inbound { ports, others: spec.others });
+                    let own = Some(self.registry.peer(own.labels));
+                    self.store.set_inbound(Inbound { ports, others: spec.others, own });
                 }
                 ListenerSpec::Outbound(spec) => {
                     let Some(names::Asked::Outbound(address)) = names::Asked::parse(name) else {
@@ -169,7 +170,7 @@ impl Tables {
                     records.listeners.insert(address, spec);
                     records.waiting.insert(address);
                 }
-                ListenerSpec::Inbound(_) => return Err(DecodeError::new("an inbound listener under another name")),
+                ListenerSpec::Inbound(..) => return Err(DecodeError::new("an inbound listener under another name")),
             },
             Kind::Route => {
                 let specs = decode::routes(&resource.body)?;

@@ -98,7 +98,8 @@ fn endpoint(endpoint: &LbEndpoint) -> Result<EndpointSpec, DecodeError> {
     Ok(EndpointSpec { address: SocketAddr::new(ip, port), mesh, weight, workload })
 }
 
-fn workload(meta: Option<&Metadata>) -> WorkloadSpec {
+/// Who a pod is.
+pub(super) fn workload(meta: Option<&Metadata>) -> WorkloadSpec {
     let mut labels = metadata(meta, "istio")
         .and_then(|m| text(m, "workload"))
         .map(PeerFields::from_workload_metadata)

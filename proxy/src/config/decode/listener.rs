@@ -11,8 +11,9 @@ use weir_xds::envoy::{
 use weir_xds::prost::Message;
 
 use super::{
-    DecodeError, ServiceSpec,
+    DecodeError, ServiceSpec, WorkloadSpec,
     access::{self, Guards},
+    endpoints::workload,
     service,
 };
 use crate::{config::Protocol, policy::Access};
@@ -24,8 +25,8 @@ const INBOUND: i32 = 1;
 pub(crate) enum ListenerSpec {
     /// What stands behind one address.
     Outbound(OutboundSpec),
-    /// The pod's own ports.
-    Inbound(InboundSpec),
+    /// The pod's own ports, and who it is.
+    Inbound(InboundSpec, Box<WorkloadSpec>),
 }
 
 /// The pod's own ports.
@@ -122,7 +123,8 @@ fn inbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
         Some(filters) => guards.split(&filters.filters)?.0,
         None => Arc::default(),
     };
-    Ok(ListenerSpec::Inbound(InboundSpec { ports, others: access::access(&strict, None, rules) }))
+    let spec = InboundSpec { ports, others: access::access(&strict, None, rules) };
+    Ok(ListenerSpec::Inbound(spec, Box::new(workload(listener.metadata.as_ref()))))
 }
 
 fn chain(chain: &FilterChain) -> Result<Chain, DecodeError> {
