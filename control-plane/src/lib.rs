@@ -13,6 +13,7 @@ pub mod auth;
 pub mod ca;
 pub mod catalog;
 mod kubernetes;
+pub use kubernetes::{Remove, remove};
 pub mod metrics;
 pub mod policy;
 pub mod serve;

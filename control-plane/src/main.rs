@@ -7,7 +7,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use weir_control::{ControlPlane, settings::Settings};
+use weir_control::{ControlPlane, Remove, remove, settings::Settings};
 
 /// The command line is wrong.
 const USAGE: u8 = 2;
@@ -15,12 +15,15 @@ const USAGE: u8 = 2;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == "remove") {
+        return match Remove::try_parse_from(std::env::args_os().skip(1)) {
+            Ok(settings) => ended(remove(settings)),
+            Err(error) => unusable(&error),
+        };
+    }
     let settings = match Settings::try_parse() {
         Ok(settings) => settings,
-        Err(error) => {
-            error.print().ok();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return unusable(&error),
     };
     if let Err(error) = settings.mode() {
         eprintln!("weir-control: {error}");
@@ -34,6 +37,15 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
+    ended(run(settings))
+}
+
+fn unusable(error: &clap::Error) -> ExitCode {
+    error.print().ok();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+fn ended(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -41,7 +53,7 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    match runtime.block_on(run(settings)) {
+    match runtime.block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weir-control: {error:#}");

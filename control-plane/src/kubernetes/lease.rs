@@ -25,7 +25,7 @@ use super::{MANAGER, backoff::spread, code, explain};
 use crate::metrics::Metrics;
 
 /// The Lease.
-const NAME: &str = "weir-control";
+pub(super) const NAME: &str = "weir-control";
 /// A holder that is silent for so long has lost it.
 const LENGTH: Duration = Duration::from_secs(15);
 /// A holder that could not renew for so long gives up, before another takes over.

@@ -14,6 +14,7 @@ pub(crate) mod ca_secret;
 mod kinds;
 mod lease;
 mod one;
+mod remove;
 mod review;
 mod roots;
 mod route_status;
@@ -22,6 +23,7 @@ mod watch;
 mod webhook;
 
 pub(crate) use kinds::RouteBook;
+pub use remove::{Remove, remove};
 pub(crate) use review::TokenReviews;
 pub(crate) use source::Kubernetes;
 

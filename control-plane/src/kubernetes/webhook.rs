@@ -25,7 +25,7 @@ use super::{
 use crate::ca::{CertificateAuthority, Pair};
 
 /// The Secret.
-const NAME: &str = "weir-webhook-tls";
+pub(super) const NAME: &str = "weir-webhook-tls";
 /// The webhook's configuration.
 const CONFIGURATION: &str = "weir-webhook";
 /// A certificate holds this long and is replaced at half of it, so that pods can still be made when the control plane was away for
