@@ -15,12 +15,13 @@ PRODUCTS := -p weir-cli -p weir-control -p weir-webhook -p weir-proxy -p weir-cn
 # which checkout a result was made from: what another checkout made last is made anew here.
 OWNER := $(CARGO_TARGET_DIR)/checkout
 
-.PHONY: help setup own build demo test test-cluster cluster cluster-down cluster-tools lint fmt bench measure clean
+.PHONY: help setup own build images demo test test-cluster cluster cluster-down cluster-tools lint fmt bench measure clean
 
 help:
 	@echo "make demo   the whole mesh on this machine, shown and taken down (KEEP=1 leaves it running)"
 	@echo "make test   everything that is tested"
 	@echo "make cluster   a real Kubernetes on this machine, until make cluster-down; NODES=3 DUAL_STACK=1"
+	@echo "make images   Weir's images, as archives in target/images; TAG=, REPOSITORY="
 	@echo "make test-cluster lint fmt build bench measure setup clean"
 
 setup:
@@ -34,6 +35,11 @@ own:
 build: setup own
 	@echo "building; the first time takes some minutes"
 	cargo build --locked $(PRODUCTS)
+
+# The four images of the chart, from static programs in a release build.
+images: own
+	@tools/setup images
+	@tools/images $(if $(TAG),--tag $(TAG)) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 demo: build
 	@$(BIN)/weir sandbox demo examples/canary $(if $(KEEP),--keep)
