@@ -26,6 +26,7 @@ pub mod guard;
 pub mod images;
 mod launch;
 pub mod layout;
+pub mod mesh;
 mod mounts;
 mod network;
 mod node;

@@ -75,6 +75,11 @@ impl Selection {
 ///
 /// Where no cluster can run, it says which tests are skipped and why, and fails if that must not be (`CI=true`).
 pub fn run(options: Options, tests: &[Test]) -> ExitCode {
+    run_prepared(|| Ok(options), tests)
+}
+
+/// The same, with something to build first, which is not done where no test will run.
+pub fn run_prepared(prepare: impl FnOnce() -> anyhow::Result<Options>, tests: &[Test]) -> ExitCode {
     let selection = Selection::from_arguments();
     let tests: Vec<&Test> = tests.iter().filter(|(name, _)| selection.has(name)).collect();
     if selection.list {
@@ -95,7 +100,8 @@ pub fn run(options: Options, tests: &[Test]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run_on_cluster(options, &tests)) {
+    let ended = prepare().and_then(|options| runtime.block_on(run_on_cluster(options, &tests)));
+    match ended {
         Ok(failed) if failed.is_empty() => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("FAILED: {}", failed.join(", "));

@@ -1,0 +1,533 @@
+//! The chart: what it renders and refuses, and Weir as its users install, use, change and uninstall it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    batch::v1::Job,
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Namespace, Pod, Secret},
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use weir_cluster::{
+    Case, cases,
+    mesh::{self, CHART, RELEASE, SYSTEM},
+    suite,
+};
+
+/// One server on each node, behind a Service; clients are the servers' own pods.
+const SERVERS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: app
+        image: weir.test/app:1
+        args: [serve]
+        ports: [{containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
+
+fn template(case: &Case<'_>, more: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let mut arguments = vec!["template", RELEASE, CHART, "--namespace", SYSTEM];
+    arguments.extend(more.iter().flat_map(|value| ["--set", value]));
+    let text = case.cluster.helm(&arguments)?;
+    Ok(serde_saphyr::from_multiple(&text)?)
+}
+
+fn object<'a>(rendered: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = rendered.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+async fn the_chart_renders_what_was_designed(case: &Case<'_>) {
+    let lint = case.cluster.helm(&["lint", "--strict", CHART]).unwrap();
+    assert!(lint.contains("0 chart(s) failed") && !lint.contains("WARNING"), "{lint}");
+    let rendered = template(case, &[]).unwrap();
+
+    let webhooks = object(&rendered, "MutatingWebhookConfiguration", "weir-webhook")["webhooks"].as_array().unwrap();
+    assert_eq!(webhooks.len(), 2);
+    for webhook in webhooks {
+        assert!(webhook["clientConfig"].get("caBundle").is_none(), "an upgrade would blank it");
+        assert_eq!(webhook["failurePolicy"], "Fail");
+        assert_eq!(webhook["timeoutSeconds"], 5);
+        assert_eq!(webhook["reinvocationPolicy"], "IfNeeded");
+        let excluded = json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn",
+            "values": ["kube-system", "kube-node-lease", SYSTEM]});
+        assert!(webhook["namespaceSelector"]["matchExpressions"].as_array().unwrap().contains(&excluded), "{webhook}");
+    }
+    let by_namespace = json!({"key": "weir.dev/inject", "operator": "In", "values": ["enabled"]});
+    assert!(webhooks[0]["namespaceSelector"]["matchExpressions"].as_array().unwrap().contains(&by_namespace));
+    // No pod is asked about twice, and none with a value that means nothing is let through.
+    assert_eq!(webhooks[0]["objectSelector"]["matchExpressions"][0]["operator"], "DoesNotExist");
+    assert_eq!(webhooks[1]["objectSelector"]["matchExpressions"][0]["operator"], "Exists");
+    assert_eq!(webhooks[1]["objectSelector"]["matchExpressions"][1]["values"], json!(["false"]));
+
+    // The agent has no token, and nobody gives it rights; nor the webhook.
+    for (kind, name) in [("DaemonSet", "weir-cni"), ("Deployment", "weir-webhook")] {
+        let pod = &object(&rendered, kind, name)["spec"]["template"]["spec"];
+        assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
+        assert_eq!(object(&rendered, "ServiceAccount", name)["automountServiceAccountToken"], false, "{name}");
+        assert!(!serde_json::to_string(pod).unwrap().contains("serviceAccountToken"), "{name}");
+    }
+    for binding in rendered.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding")) {
+        let subject = binding["subjects"][0]["name"].as_str().unwrap();
+        assert!(["weir-control", "weir-cleanup"].contains(&subject), "{binding}");
+    }
+    let agent = &object(&rendered, "DaemonSet", "weir-cni")["spec"]["template"]["spec"];
+    assert_eq!((&agent["priorityClassName"], &agent["hostNetwork"]), (&json!("system-node-critical"), &json!(true)));
+    assert_eq!(agent["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(agent["containers"][0]["securityContext"]["privileged"], false);
+
+    // Least rights: no wildcard, and what is written is named. (What is created can not be.)
+    for role in rendered.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("Role")) {
+        for rule in role["rules"].as_array().unwrap() {
+            let text = rule.to_string();
+            assert!(!text.contains('*'), "{text}");
+            let verbs: Vec<&str> = rule["verbs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let writes = verbs.iter().any(|verb| ["update", "patch", "delete"].contains(verb));
+            let status = rule["resources"] == json!(["httproutes/status"]);
+            assert!(!writes || status || rule["resourceNames"].is_array(), "{text}");
+            assert!(!text.contains("secrets") || role["kind"] == "Role", "{text}");
+        }
+    }
+
+    let init = template(case, &["redirect=init", "namespace.create=true"]).unwrap();
+    assert!(init.iter().all(|object| object["kind"] != "DaemonSet"), "nothing is installed on nodes");
+    let labels = &object(&init, "Namespace", SYSTEM)["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+    let arguments = &object(&init, "Deployment", "weir-webhook")["spec"]["template"]["spec"]["containers"][0]["args"];
+    assert!(arguments.as_array().unwrap().contains(&json!("--redirect=init")));
+    let cni = template(case, &["namespace.create=true"]).unwrap();
+    let labels = &object(&cni, "Namespace", SYSTEM)["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "privileged");
+}
+
+async fn bad_values_are_refused_by_name(case: &Case<'_>) {
+    for (value, named) in [
+        ("redirect=iptables", "redirect"),
+        ("webhok.replicas=2", "webhok"),
+        ("webhook.replica=2", "replica"),
+        ("webhook.replicas=0", "replicas"),
+        ("cni.binDir=opt/cni/bin", "binDir"),
+        ("cni.maxUnavailable=0%", "maxUnavailable"),
+        ("meshCidrs={everything}", "meshCidrs"),
+        ("trustDomain=Cluster_Local!", "trustDomain"),
+        ("image.tag=a b", "tag"),
+        ("proxy.log=info\nprivileged: true", "log"),
+        ("webhook.certificate.source=cert-manager", "issuerRef"),
+        ("listenAddress=::", "listenAddress"),
+    ] {
+        let error = template(case, &[value]).expect_err(value).to_string();
+        assert!(error.contains("schema") && error.contains(named), "{value}: {error}");
+    }
+    let managed = "webhook.certificate.source=cert-manager,webhook.certificate.issuerRef.name=ca";
+    let rendered = template(case, &[managed]).unwrap();
+    let made = object(&rendered, "MutatingWebhookConfiguration", "weir-webhook");
+    assert_eq!(made["metadata"]["annotations"]["cert-manager.io/inject-ca-from"], "weir-system/weir-webhook");
+    assert_eq!(object(&rendered, "Certificate", "weir-webhook")["spec"]["secretName"], "weir-webhook-tls");
+}
+
+fn is_installed(case: &Case<'_>) -> bool {
+    case.cluster.helm(&["status", RELEASE, "--namespace", SYSTEM]).is_ok()
+}
+
+/// No Weir.
+fn removed(case: &Case<'_>) {
+    if is_installed(case) {
+        mesh::uninstall(case.cluster).unwrap();
+    }
+}
+
+/// Weir, as the chart's values say without any of ours. What is there already stays.
+async fn installed(case: &Case<'_>) {
+    if !is_installed(case) {
+        let begun = std::time::Instant::now();
+        if let Err(error) = mesh::install(case.cluster, &[]) {
+            case.cluster.diagnose(SYSTEM).await;
+            panic!("{error:#}");
+        }
+        println!("  installed in {:.1} s", begun.elapsed().as_secs_f64());
+    }
+}
+
+async fn label(case: &Case<'_>, labels: Value) {
+    let namespaces: Api<Namespace> = Api::all(case.cluster.client());
+    let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+    namespaces.patch(case.namespace, &PatchParams::default(), &patch).await.unwrap();
+}
+
+fn has_proxy(pod: &Pod) -> bool {
+    let first = pod.spec.as_ref().unwrap().init_containers.as_ref().and_then(|containers| containers.first());
+    first.is_some_and(|container| container.name == "weir-proxy")
+}
+
+fn metrics(case: &Case<'_>, pod: &str) -> String {
+    case.exec(pod, &["/app", "fetch", "http://127.0.0.1:15020/stats/prometheus"])
+}
+
+async fn installs_with_the_defaults_and_passes_its_own_test(case: &Case<'_>) {
+    installed(case).await;
+    let helm = case.cluster.helm(&["test", RELEASE, "--namespace", SYSTEM, "--timeout", "90s"]);
+    if let Err(error) = helm {
+        case.cluster.diagnose("default").await;
+        case.cluster.diagnose(SYSTEM).await;
+        panic!("{error:#}");
+    }
+    let pods: Api<Pod> = Api::namespaced(case.cluster.client(), SYSTEM);
+    let pods = pods.list(&ListParams::default()).await.unwrap().items;
+    // Two replicas and two nodes each, on different nodes.
+    for part in ["weir-control", "weir-webhook", "weir-cni"] {
+        let nodes: std::collections::BTreeSet<_> = pods
+            .iter()
+            .filter(|pod| pod.labels().get("app.kubernetes.io/name").map(String::as_str) == Some(part))
+            .filter_map(|pod| pod.spec.as_ref()?.node_name.clone())
+            .collect();
+        assert_eq!(nodes.len(), 2, "{part} is on {nodes:?}");
+    }
+    // The node agents hold no token at all.
+    for pod in pods.iter().filter(|pod| pod.name_any().starts_with("weir-cni")) {
+        let volumes = serde_json::to_string(&pod.spec.as_ref().unwrap().volumes).unwrap();
+        assert!(!volumes.contains("projected") && !volumes.contains("secret"), "{volumes}");
+    }
+    let restarts: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod.status.as_ref().unwrap().container_statuses.iter().flatten().any(|c| c.restart_count > 0))
+        .map(|pod| pod.name_any())
+        .collect();
+    assert_eq!(restarts, Vec::<String>::new(), "nothing needs a second try");
+}
+
+async fn calls_between_nodes_are_mutual_tls(case: &Case<'_>) {
+    installed(case).await;
+    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    case.apply(SERVERS);
+    let pods = case.ready_with("app=web", 2).await;
+    assert!(pods.iter().all(has_proxy));
+    let name = |pod: &Pod| pod.metadata.name.clone().unwrap();
+    let (client, server) = (&pods[0], &pods[1]);
+    assert_ne!(client.spec.as_ref().unwrap().node_name, server.spec.as_ref().unwrap().node_name);
+    // By the Service until the other node's pod has answered, then by the pod's own address.
+    let address = server.status.as_ref().unwrap().pod_ip.clone().unwrap();
+    for url in ["http://web/".to_owned(), format!("http://{address}:8080/")] {
+        let mut answered = 0;
+        for _ in 0..20 {
+            let said = case.exec(&name(client), &["/app", "fetch", &url]);
+            answered += usize::from(said.contains(&name(server)));
+            // The application sees its own proxy, never the caller's address.
+            assert!(said.contains("127.0.0.6"), "{said}");
+        }
+        assert!(answered > 0, "{url}: the pod on the other node never answered");
+    }
+    let metrics = metrics(case, &name(server));
+    let counted = metrics.lines().any(|line| {
+        line.starts_with("istio_requests_total{")
+            && line.contains(r#"reporter="destination""#)
+            && line.contains(r#"connection_security_policy="mutual_tls""#)
+            && line.contains(&format!(r#"source_principal="spiffe://cluster.local/ns/{}/sa/default""#, case.namespace))
+            && line.contains(r#"response_code="200""#)
+    });
+    assert!(counted, "{metrics}");
+}
+
+async fn every_kind_of_workload_is_injected(case: &Case<'_>) {
+    installed(case).await;
+    // Under the strictest Pod Security level; namespace, label and workloads come at once.
+    let pod = |more: &str| {
+        format!(
+            "{{{more} terminationGracePeriodSeconds: 1, securityContext: {{runAsNonRoot: true, runAsUser: 1000,
+             seccompProfile: {{type: RuntimeDefault}}}},
+             containers: [{{name: app, image: 'weir.test/app:1', args: [serve], securityContext: {{
+             allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}"
+        )
+    };
+    let job = pod("restartPolicy: Never,").replace("args: [serve]", "command: [/bin/busybox, echo, done]");
+    let long = pod("");
+    let namespace = format!("{}-restricted", case.namespace);
+    let manifests = format!(
+        "
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {namespace}
+  labels: {{weir.dev/inject: enabled, pod-security.kubernetes.io/enforce: restricted}}
+---
+{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: deployment}}, spec: {{selector: {{matchLabels: {{app: deployment}}}},
+  template: {{metadata: {{labels: {{app: deployment}}}}, spec: {long}}}}}}}
+---
+{{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: stateful}}, spec: {{serviceName: stateful, selector: {{matchLabels:
+  {{app: stateful}}}}, template: {{metadata: {{labels: {{app: stateful}}}}, spec: {long}}}}}}}
+---
+{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: daemon}}, spec: {{selector: {{matchLabels: {{app: daemon}}}},
+  template: {{metadata: {{labels: {{app: daemon}}}}, spec: {long}}}}}}}
+---
+{{apiVersion: batch/v1, kind: Job, metadata: {{name: job}}, spec: {{backoffLimit: 0, template: {{metadata: {{labels: {{app: job}}}},
+  spec: {job}}}}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: bare, labels: {{app: bare}}}}, spec: {long}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: out, labels: {{app: out, weir.dev/inject: 'false'}}}}, spec: {long}}}
+"
+    );
+    // A bare pod is refused by Kubernetes itself until the namespace has its service account.
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = case.cluster.apply(&namespace, &manifests) {
+        assert!(std::time::Instant::now() < end && error.to_string().contains("serviceaccount"), "{error:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let inner = Case { cluster: case.cluster, namespace: &namespace };
+    for (app, count) in [("deployment", 1), ("stateful", 1), ("daemon", 2), ("bare", 1)] {
+        let pods = inner.ready_with(&format!("app={app}"), count).await;
+        assert!(pods.iter().all(has_proxy), "{app}");
+    }
+    assert!(!has_proxy(&inner.ready("out").await));
+    inner.until("job", "completes", |job: &Job| job.status.as_ref()?.succeeded.filter(|&count| count == 1)).await;
+    // A schedule's pods are a Job's.
+    inner.apply(&format!(
+        "{{apiVersion: batch/v1, kind: CronJob, metadata: {{name: cron}}, spec: {{schedule: '0 0 1 1 *', jobTemplate: {{spec:
+         {{template: {{spec: {job}}}}}}}}}}}"
+    ));
+    inner.kubectl(&["create", "job", "now", "--from=cronjob/cron"]);
+    inner.until("now", "completes", |job: &Job| job.status.as_ref()?.succeeded.filter(|&count| count == 1)).await;
+    let pods = inner.api::<Pod>().list(&ListParams::default().labels("job-name in (job, now)")).await.unwrap();
+    assert!(pods.items.len() == 2 && pods.iter().all(has_proxy));
+    case.cluster.kubectl(&["delete", "namespace", &namespace, "--wait=false"]).unwrap();
+}
+
+async fn single_pods_opt_in_and_bad_labels_are_refused(case: &Case<'_>) {
+    installed(case).await;
+    let pod = |name: &str, value: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{weir.dev/inject: '{value}'}}}}, spec: {{
+             terminationGracePeriodSeconds: 1, containers: [{{name: app, image: 'weir.test/app:1', args: [serve]}}]}}}}"
+        )
+    };
+    case.apply(&pod("in", "true"));
+    assert!(has_proxy(&case.ready("in").await), "the namespace has no label");
+    let error = case.cluster.apply(case.namespace, &pod("typo", "ture")).unwrap_err().to_string();
+    assert!(error.contains("weir.dev/inject"), "{error}");
+    // The namespace joins later: its next pods have a proxy, its running ones stay as they are.
+    case.apply(&pod("before", "x").replace("weir.dev/inject", "app"));
+    assert!(!has_proxy(&case.ready("before").await));
+    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    case.apply(&pod("after", "x").replace("weir.dev/inject", "app"));
+    assert!(has_proxy(&case.ready("after").await));
+    assert!(!has_proxy(&case.ready("before").await));
+}
+
+/// Waits until the webhook pods of the version before have ended: they answer to the last.
+async fn settled(case: &Case<'_>) {
+    let pods: Api<Pod> = Api::namespaced(case.cluster.client(), SYSTEM);
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let webhooks = ListParams::default().labels("app.kubernetes.io/name=weir-webhook");
+        match pods.list(&webhooks).await.unwrap().items.len() {
+            2 => return,
+            count => assert!(std::time::Instant::now() < end, "{count} webhook pods"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn upgrade_and_rollback_keep_the_ca_bundle(case: &Case<'_>) {
+    installed(case).await;
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(case.cluster.client());
+    let bundles = async || -> Vec<Option<Vec<u8>>> {
+        let hooks = configurations.get("weir-webhook").await.unwrap().webhooks.unwrap_or_default();
+        hooks.into_iter().map(|hook| hook.client_config.ca_bundle.map(|bundle| bundle.0)).collect()
+    };
+    let before = bundles().await;
+    assert!(before.len() == 2 && before.iter().all(Option::is_some));
+    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    let pod = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 1,
+             containers: [{{name: app, image: 'weir.test/app:1', args: [serve]}}]}}}}"
+        )
+    };
+    mesh::install(case.cluster, &["proxy.log=debug", "controlPlane.log=debug"]).unwrap();
+    assert_eq!(bundles().await, before);
+    settled(case).await;
+    case.apply(&pod("upgraded"));
+    let upgraded = case.ready("upgraded").await;
+    let debugs = |pod: &Pod| {
+        let text = serde_json::to_string(&pod.spec.as_ref().unwrap().init_containers).unwrap();
+        text.contains(r#"{"name":"WEIR_LOG","value":"debug"}"#)
+    };
+    assert!(debugs(&upgraded), "it has what the new version says");
+    case.cluster.helm(&["rollback", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "150s"]).unwrap();
+    assert_eq!(bundles().await, before);
+    settled(case).await;
+    case.apply(&pod("rolled-back"));
+    assert!(!debugs(&case.ready("rolled-back").await));
+}
+
+/// What of Weir is in the cluster and on its nodes.
+async fn left(case: &Case<'_>) -> Vec<String> {
+    let client = case.cluster.client();
+    let mut found = Vec::new();
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    for object in configurations.list(&ListParams::default()).await.unwrap() {
+        found.push(format!("webhook configuration {}", object.name_any()));
+    }
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM);
+    found
+        .extend(secrets.list(&ListParams::default()).await.unwrap().iter().map(|s| format!("Secret {}", s.name_any())));
+    let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
+    found.extend(leases.list(&ListParams::default()).await.unwrap().iter().map(|l| format!("Lease {}", l.name_any())));
+    let maps: Api<ConfigMap> = Api::all(client.clone());
+    let maps = maps.list(&ListParams::default()).await.unwrap();
+    let weirs = maps.iter().filter(|map| map.name_any().starts_with("weir"));
+    found.extend(weirs.map(|map| format!("ConfigMap {}/{}", map.namespace().unwrap(), map.name_any())));
+    let pods: Api<Pod> = Api::namespaced(client, SYSTEM);
+    found.extend(pods.list(&ListParams::default()).await.unwrap().iter().map(|pod| format!("Pod {}", pod.name_any())));
+    let named = case.cluster.kubectl(&[
+        "get",
+        "clusterroles,clusterrolebindings,serviceaccounts,roles,rolebindings,daemonsets,\
+        deployments,services,poddisruptionbudgets,jobs",
+        "--all-namespaces",
+        "--output=name",
+    ]);
+    found.extend(named.unwrap().lines().filter(|line| line.contains("/weir")).map(str::to_owned));
+    for file in ["/opt/cni/bin/weir-cni", "/etc/cni/net.d/00-weir.conflist"] {
+        if mesh::on_nodes(case.cluster, Path::new(file)).unwrap().contains(&true) {
+            found.push(file.to_owned());
+        }
+    }
+    for node in case.cluster.nodes() {
+        let names = node.shell("ls -A /opt/cni/bin /etc/cni/net.d | grep -i weir || true").unwrap();
+        found.extend(names.lines().map(|line| format!("a node's {line}")));
+    }
+    found
+}
+
+async fn uninstall_leaves_nothing(case: &Case<'_>) {
+    installed(case).await;
+    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    case.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: before}, spec: {terminationGracePeriodSeconds: 1,
+          containers: [{name: app, image: 'weir.test/app:1', args: [serve]}]}}",
+    );
+    assert!(has_proxy(&case.ready("before").await));
+    let there = left(case).await;
+    for part in
+        ["webhook configuration", "Secret weir-ca", "Secret weir-webhook-tls", "Lease", "ConfigMap", "/opt", "/etc"]
+    {
+        assert!(there.iter().any(|line| line.starts_with(part)), "{part} is looked for and found: {there:?}");
+    }
+    let begun = std::time::Instant::now();
+    if let Err(error) = mesh::uninstall(case.cluster) {
+        case.cluster.diagnose(SYSTEM).await;
+        panic!("{error:#}");
+    }
+    println!("  uninstalled in {:.1} s", begun.elapsed().as_secs_f64());
+    assert_eq!(left(case).await, Vec::<String>::new());
+    // The namespace has its label still, and pods start.
+    case.apply(&SERVERS.replace("name: web", "name: plain").replace("app: web", "app: plain"));
+    let pods = case.ready_with("app=plain", 2).await;
+    assert!(!pods.iter().any(has_proxy));
+}
+
+/// As docs/install.md and docs/operate.md have it for those who do not use Helm for more than rendering.
+async fn rendered_and_applied_works_as_well(case: &Case<'_>) {
+    removed(case);
+    let render = |name: &str, more: &[&str]| {
+        let values = mesh::values(&["namespace.create=true"]);
+        let mut arguments = vec!["template", RELEASE, CHART, "--namespace", SYSTEM];
+        arguments.extend(values.iter().map(String::as_str).chain(more.iter().copied()));
+        let file = case.cluster.layout().root().join(name);
+        std::fs::write(&file, case.cluster.helm(&arguments).unwrap()).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    // With the hooks among it, as who forgets --no-hooks does: everything at once, and the clean-up sees that it is not its time.
+    case.cluster.kubectl(&["apply", "--filename", &render("all.yaml", &[])]).unwrap();
+    for part in ["deployment/weir-control", "deployment/weir-webhook", "daemonset/weir-cni"] {
+        case.cluster.kubectl(&["--namespace", SYSTEM, "rollout", "status", part, "--timeout=120s"]).unwrap();
+    }
+    let system = Case { cluster: case.cluster, namespace: SYSTEM };
+    let succeeded = |job: &Job| job.status.as_ref()?.succeeded.filter(|&count| count == 1);
+    system.until("weir-cleanup", "ends", succeeded).await;
+    let said = system.kubectl(&["logs", "job/weir-cleanup"]);
+    assert!(said.contains("nothing was removed"), "{said}");
+    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    case.apply(SERVERS);
+    assert!(case.ready_with("app=web", 2).await.iter().all(has_proxy));
+
+    system.kubectl(&["delete", "job", "weir-cleanup"]);
+    case.cluster.kubectl(&["delete", "job", "weir-test", "--namespace=default"]).unwrap();
+    let installed = render("installed.yaml", &["--no-hooks", "--set", "namespace.create=false"]);
+    let cleanup = render("cleanup.yaml", &["--show-only", "templates/cleanup.yaml"]);
+    case.cluster.kubectl(&["delete", "--filename", &installed]).unwrap();
+    case.cluster.kubectl(&["apply", "--filename", &cleanup]).unwrap();
+    system.until("weir-cleanup", "ends", succeeded).await;
+    assert!(system.kubectl(&["logs", "job/weir-cleanup"]).contains("nothing of Weir is left"));
+    case.cluster.kubectl(&["delete", "--filename", &cleanup]).unwrap();
+    assert_eq!(left(case).await, Vec::<String>::new());
+}
+
+/// Where nothing can be installed on nodes: Weir's own namespace may then have the strictest Pod Security level.
+async fn without_the_plugin_a_container_redirects(case: &Case<'_>) {
+    removed(case);
+    let level = |level: &str| {
+        let level = format!("pod-security.kubernetes.io/enforce={level}");
+        case.cluster.kubectl(&["label", "namespace", SYSTEM, &level, "--overwrite"]).unwrap();
+    };
+    case.cluster
+        .apply("default", &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {SYSTEM}}}}}"))
+        .unwrap();
+    level("restricted");
+    if let Err(error) = mesh::install(case.cluster, &["redirect=init"]) {
+        case.cluster.diagnose(SYSTEM).await;
+        panic!("{error:#}");
+    }
+    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    case.apply(SERVERS);
+    let pods = case.ready_with("app=web", 2).await;
+    let first = |pod: &Pod| pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0].name.clone();
+    assert!(pods.iter().all(|pod| first(pod) == "weir-init"));
+    assert_eq!(mesh::on_nodes(case.cluster, Path::new("/opt/cni/bin/weir-cni")).unwrap(), [false, false]);
+    let address = pods[1].status.as_ref().unwrap().pod_ip.clone().unwrap();
+    case.exec(&pods[0].name_any(), &["/app", "fetch", &format!("http://{address}:8080/")]);
+    let metrics = metrics(case, &pods[1].name_any());
+    assert!(metrics.contains(r#"connection_security_policy="mutual_tls""#), "{metrics}");
+    removed(case);
+    level("privileged");
+    assert_eq!(left(case).await, Vec::<String>::new());
+}
+
+fn main() -> ExitCode {
+    suite::run_prepared(
+        mesh::options,
+        cases![
+            the_chart_renders_what_was_designed,
+            bad_values_are_refused_by_name,
+            installs_with_the_defaults_and_passes_its_own_test,
+            calls_between_nodes_are_mutual_tls,
+            every_kind_of_workload_is_injected,
+            single_pods_opt_in_and_bad_labels_are_refused,
+            upgrade_and_rollback_keep_the_ca_bundle,
+            uninstall_leaves_nothing,
+            without_the_plugin_a_container_redirects,
+            rendered_and_applied_works_as_well,
+        ],
+    )
+}
