@@ -3,11 +3,12 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{cluster::Cluster, options::Options};
+use crate::{case::Case, cluster::Cluster, options::Options};
 
 /// The chart's folder.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/weir");
@@ -16,6 +17,7 @@ pub const SYSTEM: &str = "weir-system";
 /// The release's name.
 pub const RELEASE: &str = "weir";
 
+const GATEWAY_API: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/gateway-api");
 const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/images");
 const TAG: &str = "test";
 /// How long an installation may take on a busy machine.
@@ -71,4 +73,72 @@ pub fn uninstall(cluster: &Cluster) -> Result<String> {
 pub fn on_nodes(cluster: &Cluster, file: &Path) -> Result<Vec<bool>> {
     let script = format!("test -e '{}' && echo there || echo gone", file.display());
     cluster.nodes().map(|node| Ok(node.shell(&script)?.trim() == "there")).collect()
+}
+
+/// True where a release is installed.
+pub fn is_installed(cluster: &Cluster) -> bool {
+    cluster.helm(&["status", RELEASE, "--namespace", SYSTEM]).is_ok()
+}
+
+/// Weir with the chart's own values, unless some Weir is there already.
+///
+/// # Panics
+/// When the installation fails; the state of Weir's pods is printed before.
+pub async fn installed(case: &Case<'_>) {
+    if is_installed(case.cluster) {
+        return;
+    }
+    let begun = Instant::now();
+    if let Err(error) = install(case.cluster, &[]) {
+        case.cluster.diagnose(SYSTEM).await;
+        panic!("{error:#}");
+    }
+    println!("  installed in {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+/// Weir is installed, and new pods of the test's namespace are in the mesh.
+///
+/// # Panics
+/// When that fails.
+pub async fn joined(case: &Case<'_>) {
+    installed(case).await;
+    join(case);
+}
+
+/// New pods of the test's namespace are in the mesh, whoever installed it.
+///
+/// # Panics
+/// When the label is refused.
+pub fn join(case: &Case<'_>) {
+    case.cluster
+        .kubectl(&["label", "namespace", case.namespace, "weir.dev/inject=enabled", "--overwrite"])
+        .unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// Pods of the test's namespace refuse plaintext. In force on a pod when its proxy has heard of it, soon after.
+///
+/// # Panics
+/// When it is not taken.
+pub fn strict(case: &Case<'_>) {
+    case.apply(
+        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default}, spec: {mtls: {mode: STRICT}}}",
+    );
+}
+
+/// Gives the cluster Gateway API's kinds, from its own Go module.
+///
+/// # Errors
+/// When the module can not be had, or the API server does not take them.
+pub fn gateway_api(cluster: &Cluster) -> Result<()> {
+    let go = |arguments: &[&str]| -> Result<String> {
+        let output = Command::new("go").args(arguments).current_dir(GATEWAY_API).output().context("go")?;
+        ensure!(output.status.success(), "go {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    const MODULE: &str = "sigs.k8s.io/gateway-api";
+    go(&["mod", "download", MODULE])?;
+    let kinds = format!("{}/config/crd/standard", go(&["list", "-m", "-f", "{{.Dir}}", MODULE])?);
+    cluster.kubectl(&["apply", "--server-side", "--filename", &kinds])?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
+    Ok(())
 }

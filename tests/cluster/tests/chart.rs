@@ -147,33 +147,11 @@ async fn bad_values_are_refused_by_name(case: &Case<'_>) {
     assert_eq!(object(&rendered, "Certificate", "weir-webhook")["spec"]["secretName"], "weir-webhook-tls");
 }
 
-fn is_installed(case: &Case<'_>) -> bool {
-    case.cluster.helm(&["status", RELEASE, "--namespace", SYSTEM]).is_ok()
-}
-
 /// No Weir.
 fn removed(case: &Case<'_>) {
-    if is_installed(case) {
+    if mesh::is_installed(case.cluster) {
         mesh::uninstall(case.cluster).unwrap();
     }
-}
-
-/// Weir, as the chart's values say without any of ours. What is there already stays.
-async fn installed(case: &Case<'_>) {
-    if !is_installed(case) {
-        let begun = std::time::Instant::now();
-        if let Err(error) = mesh::install(case.cluster, &[]) {
-            case.cluster.diagnose(SYSTEM).await;
-            panic!("{error:#}");
-        }
-        println!("  installed in {:.1} s", begun.elapsed().as_secs_f64());
-    }
-}
-
-async fn label(case: &Case<'_>, labels: Value) {
-    let namespaces: Api<Namespace> = Api::all(case.cluster.client());
-    let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-    namespaces.patch(case.namespace, &PatchParams::default(), &patch).await.unwrap();
 }
 
 fn has_proxy(pod: &Pod) -> bool {
@@ -186,7 +164,7 @@ fn metrics(case: &Case<'_>, pod: &str) -> String {
 }
 
 async fn installs_with_the_defaults_and_passes_its_own_test(case: &Case<'_>) {
-    installed(case).await;
+    mesh::installed(case).await;
     let helm = case.cluster.helm(&["test", RELEASE, "--namespace", SYSTEM, "--timeout", "90s"]);
     if let Err(error) = helm {
         case.cluster.diagnose("default").await;
@@ -218,8 +196,7 @@ async fn installs_with_the_defaults_and_passes_its_own_test(case: &Case<'_>) {
 }
 
 async fn calls_between_nodes_are_mutual_tls(case: &Case<'_>) {
-    installed(case).await;
-    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    mesh::joined(case).await;
     case.apply(SERVERS);
     let pods = case.ready_with("app=web", 2).await;
     assert!(pods.iter().all(has_proxy));
@@ -250,7 +227,7 @@ async fn calls_between_nodes_are_mutual_tls(case: &Case<'_>) {
 }
 
 async fn every_kind_of_workload_is_injected(case: &Case<'_>) {
-    installed(case).await;
+    mesh::installed(case).await;
     // Under the strictest Pod Security level; namespace, label and workloads come at once.
     let pod = |more: &str| {
         format!(
@@ -314,7 +291,7 @@ metadata:
 }
 
 async fn single_pods_opt_in_and_bad_labels_are_refused(case: &Case<'_>) {
-    installed(case).await;
+    mesh::installed(case).await;
     let pod = |name: &str, value: &str| {
         format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{weir.dev/inject: '{value}'}}}}, spec: {{
@@ -328,7 +305,7 @@ async fn single_pods_opt_in_and_bad_labels_are_refused(case: &Case<'_>) {
     // The namespace joins later: its next pods have a proxy, its running ones stay as they are.
     case.apply(&pod("before", "x").replace("weir.dev/inject", "app"));
     assert!(!has_proxy(&case.ready("before").await));
-    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    mesh::joined(case).await;
     case.apply(&pod("after", "x").replace("weir.dev/inject", "app"));
     assert!(has_proxy(&case.ready("after").await));
     assert!(!has_proxy(&case.ready("before").await));
@@ -349,7 +326,7 @@ async fn settled(case: &Case<'_>) {
 }
 
 async fn upgrade_and_rollback_keep_the_ca_bundle(case: &Case<'_>) {
-    installed(case).await;
+    mesh::installed(case).await;
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(case.cluster.client());
     let bundles = async || -> Vec<Option<Vec<u8>>> {
         let hooks = configurations.get("weir-webhook").await.unwrap().webhooks.unwrap_or_default();
@@ -357,7 +334,7 @@ async fn upgrade_and_rollback_keep_the_ca_bundle(case: &Case<'_>) {
     };
     let before = bundles().await;
     assert!(before.len() == 2 && before.iter().all(Option::is_some));
-    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    mesh::joined(case).await;
     let pod = |name: &str| {
         format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 1,
@@ -421,8 +398,7 @@ async fn left(case: &Case<'_>) -> Vec<String> {
 }
 
 async fn uninstall_leaves_nothing(case: &Case<'_>) {
-    installed(case).await;
-    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    mesh::joined(case).await;
     case.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: before}, spec: {terminationGracePeriodSeconds: 1,
           containers: [{name: app, image: 'weir.test/app:1', args: [serve]}]}}",
@@ -459,7 +435,7 @@ async fn rendered_and_applied_works_as_well(case: &Case<'_>) {
         file.to_str().unwrap().to_owned()
     };
     // With the hooks among it, as who forgets --no-hooks does: everything at once, and the clean-up sees that it is not its time.
-    case.cluster.kubectl(&["apply", "--filename", &render("all.yaml", &[])]).unwrap();
+    case.cluster.kubectl(&["apply", "--filename", &render("all.yaml", &["--include-crds"])]).unwrap();
     for part in ["deployment/weir-control", "deployment/weir-webhook", "daemonset/weir-cni"] {
         case.cluster.kubectl(&["--namespace", SYSTEM, "rollout", "status", part, "--timeout=120s"]).unwrap();
     }
@@ -468,7 +444,7 @@ async fn rendered_and_applied_works_as_well(case: &Case<'_>) {
     system.until("weir-cleanup", "ends", succeeded).await;
     let said = system.kubectl(&["logs", "job/weir-cleanup"]);
     assert!(said.contains("nothing was removed"), "{said}");
-    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    mesh::join(case);
     case.apply(SERVERS);
     assert!(case.ready_with("app=web", 2).await.iter().all(has_proxy));
 
@@ -499,7 +475,7 @@ async fn without_the_plugin_a_container_redirects(case: &Case<'_>) {
         case.cluster.diagnose(SYSTEM).await;
         panic!("{error:#}");
     }
-    label(case, json!({"weir.dev/inject": "enabled"})).await;
+    mesh::join(case);
     case.apply(SERVERS);
     let pods = case.ready_with("app=web", 2).await;
     let first = |pod: &Pod| pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0].name.clone();
