@@ -9,7 +9,7 @@
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     suite::run(Options::default(), cases![pods_start])
+//!     suite::run("Pods start", Options::default(), cases![pods_start])
 //! }
 //! ```
 
@@ -71,15 +71,16 @@ impl Selection {
     }
 }
 
-/// Starts a cluster, runs the tests one after the other, prints a line for each, and takes the cluster down.
+/// Starts a cluster, runs the tests one after the other, prints a line for each and one for all under their title, and takes the
+/// cluster down.
 ///
 /// Where no cluster can run, it says which tests are skipped and why, and fails if that must not be (`CI=true`).
-pub fn run(options: Options, tests: &[Test]) -> ExitCode {
-    run_prepared(|| Ok(options), tests)
+pub fn run(title: &str, options: Options, tests: &[Test]) -> ExitCode {
+    run_prepared(title, || Ok(options), tests)
 }
 
 /// The same, with something to build first, which is not done where no test will run.
-pub fn run_prepared(prepare: impl FnOnce() -> anyhow::Result<Options>, tests: &[Test]) -> ExitCode {
+pub fn run_prepared(title: &str, prepare: impl FnOnce() -> anyhow::Result<Options>, tests: &[Test]) -> ExitCode {
     let selection = Selection::from_arguments();
     let tests: Vec<&Test> = tests.iter().filter(|(name, _)| selection.has(name)).collect();
     if selection.list {
@@ -100,15 +101,20 @@ pub fn run_prepared(prepare: impl FnOnce() -> anyhow::Result<Options>, tests: &[
             return ExitCode::FAILURE;
         }
     };
+    let begun = Instant::now();
     let ended = prepare().and_then(|options| runtime.block_on(run_on_cluster(options, &tests)));
+    let seconds = begun.elapsed().as_secs();
     match ended {
-        Ok(failed) if failed.is_empty() => ExitCode::SUCCESS,
+        Ok(failed) if failed.is_empty() => {
+            println!("{title}: all {} ok in {seconds} s", tests.len());
+            ExitCode::SUCCESS
+        }
         Ok(failed) => {
-            eprintln!("FAILED: {}", failed.join(", "));
+            println!("{title}: {} of {} FAILED in {seconds} s: {}", failed.len(), tests.len(), failed.join(", "));
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("FAILED: {error:#}");
+            println!("{title}: FAILED in {seconds} s: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -492,6 +492,7 @@ async fn without_the_plugin_a_container_redirects(case: &Case<'_>) {
 
 fn main() -> ExitCode {
     suite::run_prepared(
+        "The chart, rendered, installed, used, changed and uninstalled",
         mesh::options,
         cases![
             the_chart_renders_what_was_designed,

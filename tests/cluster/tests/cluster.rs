@@ -168,6 +168,7 @@ async fn helm_works(case: &Case<'_>) {
 
 fn main() -> ExitCode {
     suite::run(
+        "The cluster of the tests",
         Options::default(),
         cases![
             nodes_are_ready_within_a_minute,

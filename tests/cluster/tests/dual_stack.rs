@@ -64,5 +64,9 @@ async fn both_families_reach_across_nodes(case: &Case<'_>) {
 }
 
 fn main() -> ExitCode {
-    suite::run(Options { dual_stack: true, ..Options::default() }, cases![both_families_reach_across_nodes])
+    suite::run(
+        "The cluster of the tests, dual stack",
+        Options { dual_stack: true, ..Options::default() },
+        cases![both_families_reach_across_nodes],
+    )
 }
