@@ -214,6 +214,7 @@ async fn callers_are_who_the_api_server_says() {
         assert_eq!(status.code(), Code::Unauthenticated, "{what}: {status}");
     }
     let mut thief = Proxy::start(&at(&control), &roots, "catalog-a.shop", &good);
+    thief.names.add(Kind::Listener, "weir/inbound");
     loop {
         match thief.next().await {
             Seen::Connected => {}
