@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Uri, client::conn::http1, header};
@@ -34,14 +34,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 async fn fetch(arguments: &Arguments) -> Result<ExitCode> {
-    let Some(authority) = arguments.url.authority() else { bail!("no host in {}", arguments.url) };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await.context("connect")?;
+    let stream = TcpStream::connect(crate::host_and_port(&arguments.url)?).await.context("connect")?;
+    let authority = arguments.url.authority().map_or("", |authority| authority.as_str());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let path = arguments.url.path_and_query().map_or("/", |path| path.as_str());
     let method = if arguments.body.is_some() { "POST" } else { "GET" };
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority.as_str());
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
     for header in &arguments.header {
         let (name, value) = header.split_once(':').context("a header is NAME:VALUE")?;
         request = request.header(name.trim(), value.trim());

@@ -1,13 +1,16 @@
 //! `app`: what the pods of the cluster tests run, one static program in an image from scratch.
 
 mod fetch;
+mod grpc;
+mod listen;
 mod pause;
 mod serve;
 mod tcp;
+mod websocket;
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -24,6 +27,20 @@ enum Command {
     Serve(serve::Arguments),
     /// HTTP client: one request, its answer on standard output
     Fetch(fetch::Arguments),
+    /// gRPC server: weir.test.Echo and grpc.health.v1.Health
+    Grpc {
+        #[arg(long, default_value = "[::]:9090")]
+        listen: SocketAddr,
+    },
+    /// gRPC client: one call or stream, a line of JSON for each answer
+    GrpcCall(grpc::Call),
+    /// WebSocket server that answers with its pod's name and what it gets
+    Websocket {
+        #[arg(long, default_value = "[::]:8080")]
+        listen: SocketAddr,
+    },
+    /// WebSocket client: some messages, a line for each answer
+    WebsocketCall(websocket::Call),
     /// TCP server that sends its pod's name first, and then back what it gets
     Tcp {
         #[arg(long, default_value = "[::]:9000")]
@@ -52,6 +69,10 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Pause => Ok(ExitCode::SUCCESS),
             Command::Serve(arguments) => serve::run(&arguments).await,
             Command::Fetch(arguments) => fetch::run(&arguments).await,
+            Command::Grpc { listen } => grpc::run(listen).await,
+            Command::GrpcCall(arguments) => grpc::call(&arguments).await,
+            Command::Websocket { listen } => websocket::run(listen).await,
+            Command::WebsocketCall(arguments) => websocket::call(&arguments).await,
             Command::Tcp { listen } => tcp::run(listen).await,
         }
     })
@@ -60,4 +81,10 @@ fn run(command: Command) -> Result<ExitCode> {
 /// The name of this pod.
 fn pod() -> String {
     std::env::var("HOSTNAME").unwrap_or_default()
+}
+
+/// Where a URL leads to.
+fn host_and_port(url: &hyper::Uri) -> Result<(&str, u16)> {
+    let host = url.host().with_context(|| format!("no host in {url}"))?;
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), url.port_u16().unwrap_or(80)))
 }

@@ -5,15 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, process::
 use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use hyper::{Request, Response, StatusCode, body::Incoming};
 
 /// Largest body that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -30,36 +22,10 @@ pub(crate) struct Arguments {
     version: String,
 }
 
-/// Serves until SIGTERM, and then accepts no more: what a plain program does. Open requests are answered.
+/// Serves until SIGTERM, and then accepts no more. Open requests are answered.
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let listener = TcpListener::bind(arguments.listen).await?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let version: Arc<str> = arguments.version.as_str().into();
-    let open = hyper_util::server::graceful::GracefulShutdown::new();
-    println!("listening on {}", arguments.listen);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // Out of file descriptors, most likely: connections must end first.
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
-            _ = terminate.recv() => break,
-        };
-        let peer = stream.peer_addr().ok();
-        let version = version.clone();
-        let service = service_fn(move |request| answer(request, version.clone(), peer));
-        let server = auto::Builder::new(TokioExecutor::new());
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        // A client that breaks off is no news.
-        tokio::spawn(open.watch(connection));
-    }
-    drop(listener);
-    open.shutdown().await;
-    Ok(ExitCode::SUCCESS)
+    crate::listen::serve(arguments.listen, move |request, peer| answer(request, version.clone(), peer)).await
 }
 
 /// Path `/status/CODE` answers with that code, `/delay/MS` after that time.
