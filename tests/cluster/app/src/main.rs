@@ -3,6 +3,7 @@
 mod fetch;
 mod grpc;
 mod listen;
+mod load;
 mod pause;
 mod serve;
 mod tcp;
@@ -27,6 +28,8 @@ enum Command {
     Serve(serve::Arguments),
     /// HTTP client: one request, its answer on standard output
     Fetch(fetch::Arguments),
+    /// HTTP client that goes on asking and counts
+    Load(load::Arguments),
     /// gRPC server: weir.test.Echo and grpc.health.v1.Health
     Grpc {
         #[arg(long, default_value = "[::]:9090")]
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Pause => Ok(ExitCode::SUCCESS),
             Command::Serve(arguments) => serve::run(&arguments).await,
             Command::Fetch(arguments) => fetch::run(&arguments).await,
+            Command::Load(arguments) => load::run(&arguments).await,
             Command::Grpc { listen } => grpc::run(listen).await,
             Command::GrpcCall(arguments) => grpc::call(&arguments).await,
             Command::Websocket { listen } => websocket::run(listen).await,

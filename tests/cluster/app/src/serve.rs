@@ -20,10 +20,16 @@ pub(crate) struct Arguments {
     /// Said with every answer
     #[arg(long, default_value = "")]
     version: String,
+    /// Folder for what was served of a load, a file for each pod
+    #[arg(long)]
+    record: Option<std::path::PathBuf>,
 }
 
 /// Serves until SIGTERM, and then accepts no more. Open requests are answered.
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(folder) = &arguments.record {
+        crate::load::record_into(folder)?;
+    }
     let version: Arc<str> = arguments.version.as_str().into();
     crate::listen::serve(arguments.listen, move |request, peer| answer(request, version.clone(), peer)).await
 }
@@ -36,6 +42,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    crate::load::record(&head.method, &head.headers);
     let mut status = StatusCode::OK;
     match head.uri.path().trim_start_matches('/').split_once('/') {
         Some(("status", code)) => status = code.parse().unwrap_or(StatusCode::BAD_REQUEST),
