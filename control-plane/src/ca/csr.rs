@@ -1,10 +1,13 @@
 //! Signing requests: only the key is taken from them, after its owner has proven to have it.
 //!
-//! Names, extensions and attributes of a request are not looked at: the identity comes from the caller's token.
+//! The identity comes from the caller's token, never from the request. A request that names a SPIFFE identity other than the caller's
+//! is refused all the same: who sends it is mistaken, or not who it should be. Other names, extensions and attributes go unread.
 
 use rcgen::SubjectPublicKeyInfo;
+use weir_mesh::Identity;
 use x509_parser::{
     certification_request::X509CertificationRequest,
+    extensions::{GeneralName, ParsedExtension},
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA,
         OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
@@ -17,6 +20,11 @@ use x509_parser::{
 /// Smallest and largest RSA modulus, in bits. Larger ones only cost time, of us and of every peer.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
+/// What identities begin with.
+const SCHEME: &str = "spiffe:";
+/// Most of a foreign name that is said again, in characters.
+const MAX_SHOWN: usize = 256;
+
 /// Why a signing request is refused. The text goes to the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
@@ -26,6 +34,9 @@ pub enum CsrError {
     /// Not signed with the key that it is for.
     #[error("the signing request is not signed by its own key")]
     Signature,
+    /// Names somebody else.
+    #[error("the signing request names {0:?}, and the token is {1}'s: leave names out, or give the own one")]
+    Identity(String, String),
     /// A key or signature that is not taken.
     #[error(
         "the key is refused: use ECDSA P-256 or P-384, or RSA with 2048 to 8192 bits, signed with SHA-256 or better"
@@ -33,11 +44,11 @@ pub enum CsrError {
     WeakKey,
 }
 
-/// Checks a signing request, and gives its key.
+/// Checks a signing request of a caller with this identity, and gives its key.
 ///
 /// # Errors
 /// [`CsrError`]
-pub fn check(pem: &str) -> Result<SubjectPublicKeyInfo, CsrError> {
+pub fn check(pem: &str, caller: &Identity) -> Result<SubjectPublicKeyInfo, CsrError> {
     let (rest, block) = parse_x509_pem(pem.as_bytes()).map_err(|_| CsrError::Form)?;
     if block.label != "CERTIFICATE REQUEST" || !rest.iter().all(u8::is_ascii_whitespace) {
         return Err(CsrError::Form);
@@ -72,6 +83,19 @@ pub fn check(pem: &str) -> Result<SubjectPublicKeyInfo, CsrError> {
         return Err(CsrError::WeakKey);
     }
     request.verify_signature().map_err(|_| CsrError::Signature)?;
+    let own = caller.uri();
+    for extension in request.requested_extensions().into_iter().flatten() {
+        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+        for name in &names.general_names {
+            if let GeneralName::URI(uri) = name
+                && uri.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+                && *uri != own
+            {
+                let shown = uri.chars().take(MAX_SHOWN).collect();
+                return Err(CsrError::Identity(shown, own.to_owned()));
+            }
+        }
+    }
     SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| CsrError::WeakKey)
 }
 
@@ -83,6 +107,28 @@ mod tests {
 
     use super::*;
 
+    fn check_own(pem: &str) -> Result<SubjectPublicKeyInfo, CsrError> {
+        check(pem, &"spiffe://cluster.local/ns/shop/sa/web".parse().unwrap())
+    }
+
+    #[test]
+    fn who_names_an_identity_names_its_own() {
+        let asked = |names: &[&str]| {
+            let mut params = CertificateParams::default();
+            let uri = |name: &&str| rcgen::SanType::URI((*name).try_into().unwrap());
+            params.subject_alt_names = names.iter().map(uri).collect();
+            params.subject_alt_names.push(rcgen::SanType::DnsName("anything.example".try_into().unwrap()));
+            check_own(&params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap())
+        };
+        let own = "spiffe://cluster.local/ns/shop/sa/web";
+        assert!(asked(&[]).is_ok() && asked(&[own]).is_ok() && asked(&["https://example/"]).is_ok());
+        for other in ["spiffe://cluster.local/ns/shop/sa/admin", "SPIFFE://cluster.local/ns/shop/sa/web", "spiffe:x"] {
+            let refused = CsrError::Identity(other.into(), own.into());
+            assert_eq!(asked(&[other]).unwrap_err(), refused);
+            assert_eq!(asked(&[own, other]).unwrap_err(), refused);
+        }
+    }
+
     fn request(key: &KeyPair) -> String {
         CertificateParams::default().serialize_request(key).unwrap().pem().unwrap()
     }
@@ -91,7 +137,7 @@ mod tests {
     fn strong_keys_are_taken_as_they_are() {
         for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_RSA_SHA256] {
             let key = KeyPair::generate_for(algorithm).unwrap();
-            assert_eq!(check(&request(&key)).unwrap().der_bytes(), key.der_bytes());
+            assert_eq!(check_own(&request(&key)).unwrap().der_bytes(), key.der_bytes());
         }
     }
 
@@ -99,12 +145,12 @@ mod tests {
     fn weak_and_other_keys_are_refused() {
         for algorithm in [&PKCS_ED25519, &rcgen::PKCS_ECDSA_P521_SHA512] {
             let key = KeyPair::generate_for(algorithm).unwrap();
-            assert_eq!(check(&request(&key)), Err(CsrError::WeakKey));
+            assert_eq!(check_own(&request(&key)), Err(CsrError::WeakKey));
         }
         let small = include_str!("../../tests/data/rsa1024.csr.pem");
-        assert_eq!(check(small), Err(CsrError::WeakKey));
+        assert_eq!(check_own(small), Err(CsrError::WeakKey));
         let sha1 = include_str!("../../tests/data/rsa2048-sha1.csr.pem");
-        assert_eq!(check(sha1), Err(CsrError::WeakKey));
+        assert_eq!(check_own(sha1), Err(CsrError::WeakKey));
     }
 
     #[test]
@@ -115,7 +161,7 @@ mod tests {
         for bad in
             ["", "x", &good.replace("REQUEST", "REQUESTS"), &certificate, &format!("{good}{good}"), &format!("{good}x")]
         {
-            assert_eq!(check(bad), Err(CsrError::Form), "{bad}");
+            assert_eq!(check_own(bad), Err(CsrError::Form), "{bad}");
         }
     }
 
@@ -124,7 +170,7 @@ mod tests {
         use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
         let good = request(&KeyPair::generate().unwrap());
         let der = CertificateSigningRequestDer::from_pem_slice(good.as_bytes()).unwrap();
-        let key = check(&good).unwrap();
+        let key = check_own(&good).unwrap();
         let mut refused = 0;
         for i in 0..der.len() {
             let mut bytes = der.to_vec();
@@ -132,7 +178,7 @@ mod tests {
             use base64::Engine as _;
             let text = base64::engine::general_purpose::STANDARD.encode(&bytes);
             let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n");
-            match check(&pem) {
+            match check_own(&pem) {
                 Err(_) => refused += 1,
                 // Outside of what is signed the parser is lenient in a tag or two; the key is the same.
                 Ok(same) => assert_eq!(same, key, "byte {i} changed, and another key was accepted"),

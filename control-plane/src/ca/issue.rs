@@ -18,7 +18,7 @@ use x509_parser::{
     prelude::{FromDer as _, X509Certificate},
 };
 
-use super::{csr, store};
+use super::{csr, csr::CsrError, store};
 use crate::{auth::Caller, catalog::Catalog, metrics::Metrics};
 
 /// Longest validity of a workload's certificate, and the one that is given where none is asked for.
@@ -307,7 +307,10 @@ impl Issuing {
             Ok(seconds) => Duration::from_secs(seconds).min(self.longest),
             Err(_) => return Err(Status::invalid_argument("the validity is negative")),
         };
-        let key = csr::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let key = csr::check(&request.csr, &caller.identity).map_err(|error| match error {
+            CsrError::Identity(..) => Status::permission_denied(error.to_string()),
+            _ => Status::invalid_argument(error.to_string()),
+        })?;
         let leaf = self.authority.workload(&caller.identity, &key, ttl).map_err(|error| {
             tracing::error!(%error, "no certificate can be made");
             Status::unavailable(error.to_string())

@@ -1,6 +1,7 @@
 //! Istio's certificate service (`istio.v1.auth.IstioCertificateService`), client and server.
 //!
-//! The caller is authenticated by its token (`authorization: Bearer …`); what the signing request says of names is ignored.
+//! The caller is authenticated by its token (`authorization: Bearer …`); what the signing request says of
+//! names gives nobody an identity.
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
