@@ -10,9 +10,9 @@ use crate::{
     parts::{self, ForPod},
     qos,
     refusal::{Reason, Refusal},
-    resources,
+    resources, scrape,
     settings::{Redirect, Settings},
-    user::{Container, List, UserPod, Wish, printable},
+    user::{Container, List, UserPod, Wish},
 };
 
 /// Namespaces of the cluster itself, never injected: a webhook that is down must not keep the cluster from starting.
@@ -109,12 +109,14 @@ pub fn inject_pod(settings: &Settings, pod: &Value, namespace: &str) -> Result<O
     let proxy_resources = resources::proxy(class, &pod_settings, &mut warnings, &mut reasons);
     Refusal::unless_empty(reasons)?;
 
+    let proxy_raw = proxy_now.map(|proxy| proxy.raw);
+    let app_metrics = scrape::rewrite(&user, &mut editor, proxy_raw, excluded, &mut warnings)?;
     let of = ForPod {
         settings,
         pod: &pod_settings,
         calls: &calls,
         drain_seconds: drain_seconds(settings, &pod_settings, &user, &mut warnings),
-        app_metrics: app_metrics(&user, &mut warnings),
+        app_metrics,
     };
     warnings.extend(proxy_now.and_then(damage));
     let wanted = parts::init_containers(settings.redirect);
@@ -306,28 +308,5 @@ fn drain_seconds(settings: &Settings, pod: &PodSettings, user: &UserPod<'_>, war
         }
         Some(drain) => drain,
         None => settings.drain_seconds.min(grace),
-    }
-}
-
-/// The application's own metrics, as its `prometheus.io` annotations say, for the proxy to merge with its own.
-fn app_metrics(user: &UserPod<'_>, warnings: &mut Vec<String>) -> Option<String> {
-    if user.annotation("prometheus.io/scrape") != Some("true") {
-        return None;
-    }
-    let port = user.annotation("prometheus.io/port")?;
-    let path = user.annotation("prometheus.io/path").unwrap_or("/metrics");
-    let good_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-    let good_path = path.starts_with('/')
-        && path.len() <= 1024
-        && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'$' | b'"' | b'\\'));
-    if good_port && good_path {
-        Some(format!("{port}{path}"))
-    } else {
-        warnings.push(format!(
-            "the application's metrics are not merged: prometheus.io/port {:?} or prometheus.io/path {:?} is not usable",
-            printable(port),
-            printable(path)
-        ));
-        None
     }
 }

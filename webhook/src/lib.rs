@@ -14,6 +14,7 @@ mod qos;
 mod refusal;
 mod resources;
 pub mod review;
+mod scrape;
 pub mod server;
 mod settings;
 mod user;

@@ -82,6 +82,8 @@ pub struct Answer {
     pub pod: String,
     /// Why, where the pod is refused.
     pub message: Option<String>,
+    /// What the user is told of a pod that is not refused. For the pods of a workload, only a controller gets to see it.
+    pub warnings: Vec<String>,
 }
 
 /// Answers a review.
@@ -114,8 +116,9 @@ pub fn review(settings: &Settings, body: &[u8]) -> Result<Answer, BadReview> {
             (Response::refused(request.uid, message.clone()), Judgement::Refused, Some(message))
         }
     };
+    let warnings = response.warnings.clone();
     let body = serde_json::to_vec(&Reply { api_version: API_VERSION, kind: KIND, response })?;
-    Ok(Answer { body, result, pod, message })
+    Ok(Answer { body, result, pod, message, warnings })
 }
 
 fn decide(settings: &Settings, request: &Request) -> Result<Option<Outcome>, Refusal> {

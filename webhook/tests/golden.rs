@@ -398,6 +398,27 @@ fn another_injection_of_an_injected_pod() {
     proxy["resources"] = json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}});
     assert_eq!(inject(&settings, &others).1.verdict, Verdict::Unchanged);
 
+    // Prometheus is sent to the proxy, which knows where the application's own metrics are: also the second time, and from a
+    // copied template. Taken away with the container, only the proxy's are left.
+    let mut scraped = good.clone();
+    scraped["metadata"]["annotations"]["prometheus.io/scrape"] = json!("true");
+    scraped["metadata"]["annotations"]["prometheus.io/port"] = json!("9100");
+    let (scraped, _) = inject(&settings, &scraped);
+    let target = |pod: &Value| {
+        let env = pod["spec"]["initContainers"][0]["env"].as_array().unwrap();
+        env.iter().find(|entry| entry["name"] == "WEIR_APP_METRICS").map(|entry| entry["value"].clone())
+    };
+    assert_eq!(scraped["metadata"]["annotations"]["prometheus.io/port"], "15020");
+    assert_eq!(scraped["metadata"]["annotations"]["prometheus.io/path"], "/stats/prometheus");
+    assert_eq!(target(&scraped), Some(json!("9100/metrics")));
+    assert_eq!(inject(&settings, &scraped).1.verdict, Verdict::Unchanged);
+    for forged in ["15020/stats/prometheus", "0/metrics", "9100", "9100/$(X)", "/metrics"] {
+        let mut pod = scraped.clone();
+        let env = pod["spec"]["initContainers"][0]["env"].as_array_mut().unwrap();
+        env.iter_mut().find(|entry| entry["name"] == "WEIR_APP_METRICS").unwrap()["value"] = json!(forged);
+        assert_eq!(target(&inject(&settings, &pod).0), None, "{forged}");
+    }
+
     // From one way of redirecting to the other and back.
     let (init, _) = inject(&common::init_mode(), &good);
     assert_eq!(init["spec"]["initContainers"][0]["name"], "weir-init");

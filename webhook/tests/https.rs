@@ -41,6 +41,20 @@ fn pod() -> Value {
     })
 }
 
+/// For the pods of a workload a controller gets the answer and drops the warnings: the webhook's own log has them as well.
+#[test]
+fn what_another_webhook_has_damaged_is_said() {
+    let mut pod = pod();
+    let lost = json!({"name": "weir-proxy", "image": "weir/proxy:test", "command": ["/weir-proxy"], "args": ["run"]});
+    pod["spec"]["initContainers"] = json!([lost]);
+    let answer = weir_webhook::review::review(&common::settings(), review(&pod).to_string().as_bytes()).unwrap();
+    assert_eq!((answer.result.as_str(), &*answer.pod, answer.message), ("repaired", "shop/web-", None));
+    let [warning] = &answer.warnings[..] else { panic!("{:?}", answer.warnings) };
+    assert!(warning.starts_with("weir: ") && warning.contains("lost restartPolicy"), "{warning}");
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(body["response"]["warnings"], json!([warning]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_injected_and_the_patch_is_base64() {
     let webhook = Running::start().await;

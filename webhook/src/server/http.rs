@@ -101,6 +101,9 @@ async fn inject(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> 
             let (pod, result) = (answer.pod, answer.result.as_str());
             match answer.message {
                 Some(message) => tracing::warn!(pod, result, elapsed_us, message, "review"),
+                None if !answer.warnings.is_empty() => {
+                    tracing::warn!(pod, result, elapsed_us, message = answer.warnings.join("; "), "review");
+                }
                 None if answer.result == Judgement::Skipped => tracing::debug!(pod, result, elapsed_us, "review"),
                 None => tracing::info!(pod, result, elapsed_us, "review"),
             }

@@ -22,6 +22,10 @@ pub(crate) fn init_mode() -> Settings {
     Settings { redirect: Redirect::Init, ..settings() }
 }
 
+/// Annotations that injection writes; where Prometheus is sent to is judged by the goldens.
+const OUR_ANNOTATIONS: [&str; 5] =
+    ["weir.dev/capture", "weir.dev/status", "weir.dev/roots", "prometheus.io/port", "prometheus.io/path"];
+
 /// Panics if a patch touches anything that injection has no business with.
 pub(crate) fn assert_allowed(patch: &Patch) {
     for operation in patch.iter() {
@@ -42,9 +46,7 @@ pub(crate) fn assert_allowed(patch: &Patch) {
         let index = |text: &str| text.parse::<usize>().is_ok();
         let fine = match path.as_slice() {
             ["metadata"] | ["metadata", "annotations"] => operation_adds_empty(operation),
-            ["metadata", "annotations", name] => {
-                ["weir.dev/capture", "weir.dev/status", "weir.dev/roots"].contains(name)
-            }
+            ["metadata", "annotations", name] => OUR_ANNOTATIONS.contains(name),
             ["spec", "initContainers" | "volumes"] => operation_adds_empty(operation),
             ["spec", "initContainers", at] => index(at) && names_ours(operation, &["weir-proxy", "weir-init"]),
             ["spec", "volumes", at] => index(at) && names_ours(operation, &["weir-token", "weir-root"]),
@@ -90,7 +92,7 @@ pub(crate) fn without_ours(pod: &Value) -> Value {
     }
     if let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            for name in ["weir.dev/capture", "weir.dev/status", "weir.dev/roots"] {
+            for name in OUR_ANNOTATIONS {
                 annotations.remove(name);
             }
         }
