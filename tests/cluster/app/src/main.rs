@@ -1,5 +1,6 @@
 //! `app`: what the pods of the cluster tests run, one static program in an image from scratch.
 
+mod admission;
 mod fetch;
 mod grpc;
 mod listen;
@@ -7,6 +8,7 @@ mod load;
 mod pause;
 mod serve;
 mod tcp;
+mod tls;
 mod websocket;
 
 use std::{net::SocketAddr, process::ExitCode};
@@ -26,7 +28,9 @@ enum Command {
     Pause,
     /// HTTP server that answers with what it got
     Serve(serve::Arguments),
-    /// HTTP client: one request, its answer on standard output
+    /// Mutating webhooks of others
+    Admission(admission::Arguments),
+    /// HTTP client: one request, its answer on standard output; or many, and who answered
     Fetch(fetch::Arguments),
     /// HTTP client that goes on asking and counts
     Load(load::Arguments),
@@ -49,6 +53,8 @@ enum Command {
         #[arg(long, default_value = "[::]:9000")]
         listen: SocketAddr,
     },
+    /// TCP client of a server that speaks first
+    TcpCall(tcp::Call),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +77,7 @@ fn run(command: Command) -> Result<ExitCode> {
         match command {
             Command::Pause => Ok(ExitCode::SUCCESS),
             Command::Serve(arguments) => serve::run(&arguments).await,
+            Command::Admission(arguments) => admission::run(&arguments).await,
             Command::Fetch(arguments) => fetch::run(&arguments).await,
             Command::Load(arguments) => load::run(&arguments).await,
             Command::Grpc { listen } => grpc::run(listen).await,
@@ -78,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Websocket { listen } => websocket::run(listen).await,
             Command::WebsocketCall(arguments) => websocket::call(&arguments).await,
             Command::Tcp { listen } => tcp::run(listen).await,
+            Command::TcpCall(arguments) => tcp::call(&arguments).await,
         }
     })
 }
