@@ -1,4 +1,5 @@
 //! An HTTP server's sockets: HTTP/1.1 and HTTP/2 until SIGTERM, and then no more: what a plain program does.
+//! With TLS or without.
 
 use std::{convert::Infallible, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -13,14 +14,31 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+use tokio_rustls::TlsAcceptor;
+
+/// A connection, whatever it is made of.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves each request, of which it is said who sent it. Open ones are answered before it ends.
+/// [`serve_by`] without TLS.
 pub(crate) async fn serve<A, F, B>(listen: SocketAddr, answer: A) -> Result<ExitCode>
+where
+    A: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
+{
+    serve_by(listen, None, answer).await
+}
+
+/// Serves each request, of which it is said who sent it. Open ones are answered before it ends.
+pub(crate) async fn serve_by<A, F, B>(listen: SocketAddr, tls: Option<TlsAcceptor>, answer: A) -> Result<ExitCode>
 where
     A: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
@@ -44,10 +62,20 @@ where
         };
         let (answer, peer) = (answer.clone(), stream.peer_addr().ok());
         let service = service_fn(move |request| answer(request, peer));
-        let server = auto::Builder::new(TokioExecutor::new());
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        // A client that breaks off is no news.
-        tokio::spawn(open.watch(connection));
+        let (tls, watcher) = (tls.clone(), open.watcher());
+        tokio::spawn(async move {
+            let stream: Box<dyn Stream> = match tls {
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => Box::new(stream),
+                    Err(_) => return,
+                },
+                None => Box::new(stream),
+            };
+            let server = auto::Builder::new(TokioExecutor::new());
+            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            // A client that breaks off is no news.
+            let _ = watcher.watch(connection).await;
+        });
     }
     drop(listener);
     open.shutdown().await;

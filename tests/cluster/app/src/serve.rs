@@ -1,11 +1,21 @@
 //! An HTTP server that answers with what it got, HTTP/1.1 and HTTP/2.
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper::{Request, Response, StatusCode, body::Incoming, header::HeaderValue};
 
 /// Largest body that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -23,6 +33,20 @@ pub(crate) struct Arguments {
     /// Folder for what was served of a load, a file for each pod
     #[arg(long)]
     record: Option<std::path::PathBuf>,
+    /// HTTPS, with a certificate made at the start
+    #[arg(long)]
+    tls: bool,
+    /// Print method and path of each request
+    #[arg(long)]
+    log: bool,
+}
+
+/// What is the same for all requests.
+#[derive(Debug)]
+struct Answering {
+    version: String,
+    log: bool,
+    requests: AtomicU64,
 }
 
 /// Serves until SIGTERM, and then accepts no more. Open requests are answered.
@@ -30,19 +54,32 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = &arguments.record {
         crate::load::record_into(folder)?;
     }
-    let version: Arc<str> = arguments.version.as_str().into();
-    crate::listen::serve(arguments.listen, move |request, peer| answer(request, version.clone(), peer)).await
+    let tls = if arguments.tls { Some(crate::tls::self_signed()?) } else { None };
+    let answering =
+        Answering { version: arguments.version.clone(), log: arguments.log, requests: AtomicU64::default() };
+    let answering = Arc::new(answering);
+    crate::listen::serve_by(arguments.listen, tls, move |request, peer| answer(request, answering.clone(), peer)).await
 }
 
-/// Path `/status/CODE` answers with that code, `/delay/MS` after that time.
+/// Path `/status/CODE` answers with that code, `/delay/MS` after that time, `/metrics` with the number of requests.
 async fn answer(
     request: Request<Incoming>,
-    version: Arc<str>,
+    answering: Arc<Answering>,
     peer: Option<SocketAddr>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     crate::load::record(&head.method, &head.headers);
+    let number = answering.requests.fetch_add(1, Relaxed).saturating_add(1);
+    if answering.log {
+        println!("{} {}", head.method, head.uri.path());
+    }
+    if head.uri.path() == "/metrics" {
+        let text = format!("# TYPE app_requests_total counter\napp_requests_total {number}\n");
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("text/plain; version=0.0.4"));
+        return Ok(response);
+    }
     let mut status = StatusCode::OK;
     match head.uri.path().trim_start_matches('/').split_once('/') {
         Some(("status", code)) => status = code.parse().unwrap_or(StatusCode::BAD_REQUEST),
@@ -59,7 +96,7 @@ async fn answer(
     }
     let said = serde_json::json!({
         "pod": crate::pod(),
-        "version": &*version,
+        "version": answering.version,
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map(ToString::to_string),
         "protocol": format!("{:?}", head.version),
@@ -69,7 +106,9 @@ async fn answer(
     });
     let mut response = Response::new(Full::new(Bytes::from(format!("{said}\n"))));
     *response.status_mut() = status;
-    for (name, value) in [("content-type", "application/json"), ("x-version", &version), ("x-pod", &crate::pod())] {
+    for (name, value) in
+        [("content-type", "application/json"), ("x-version", &*answering.version), ("x-pod", &*crate::pod())]
+    {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
         }
