@@ -8,7 +8,7 @@ use crate::{
     appcalls,
     edit::{Editor, get},
     parts::{self, ForPod},
-    qos,
+    prestop, qos,
     refusal::{Reason, Refusal},
     resources, scrape,
     settings::{Redirect, Settings},
@@ -109,6 +109,7 @@ pub fn inject_pod(settings: &Settings, pod: &Value, namespace: &str) -> Result<O
     let proxy_resources = resources::proxy(class, &pod_settings, &mut warnings, &mut reasons);
     Refusal::unless_empty(reasons)?;
 
+    prestop::pause(settings.pre_stop_seconds, &user, &mut editor)?;
     let proxy_raw = proxy_now.map(|proxy| proxy.raw);
     let app_metrics = scrape::rewrite(&user, &mut editor, proxy_raw, excluded, &mut warnings)?;
     let of = ForPod {

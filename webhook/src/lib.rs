@@ -10,6 +10,7 @@ mod edit;
 mod inject;
 mod manifest;
 mod parts;
+mod prestop;
 mod qos;
 mod refusal;
 mod resources;

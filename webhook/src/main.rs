@@ -52,6 +52,10 @@ struct Flags {
     /// Seconds that open connections get when a pod ends.
     #[arg(long, value_name = "N", default_value_t = bootstrap::DEFAULT_DRAIN_SECONDS)]
     drain_seconds: u32,
+    /// Seconds between the end of a pod and the SIGTERM of its containers that have no preStop hook; 0 for none. Needs Kubernetes
+    /// 1.30.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pre_stop_seconds: u32,
     /// Log filter of the proxies.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     proxy_log: String,
@@ -100,6 +104,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         trust_domain: flags.trust_domain,
         mesh_cidrs: flags.mesh_cidrs,
         drain_seconds: flags.drain_seconds,
+        pre_stop_seconds: flags.pre_stop_seconds,
         proxy_log: flags.proxy_log,
         system_namespace: flags.system_namespace,
         roots: roots.transpose()?,

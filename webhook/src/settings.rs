@@ -81,6 +81,8 @@ pub struct Settings {
     pub mesh_cidrs: Vec<IpNet>,
     /// Seconds that open connections get at shutdown, where the pod does not say.
     pub drain_seconds: u32,
+    /// Seconds between the end of a pod and the SIGTERM of its containers that have no `preStop`; 0 for none.
+    pub pre_stop_seconds: u32,
     /// Log filter of the proxy, where the pod does not say.
     pub proxy_log: String,
     /// Namespace that Weir itself runs in: never injected.
@@ -106,6 +108,7 @@ impl Default for Settings {
             trust_domain: bootstrap::DEFAULT_TRUST_DOMAIN.parse().expect("the default is a trust domain"),
             mesh_cidrs: Vec::new(),
             drain_seconds: bootstrap::DEFAULT_DRAIN_SECONDS,
+            pre_stop_seconds: 0,
             proxy_log: "info".into(),
             system_namespace: names::SYSTEM_NAMESPACE.into(),
             roots: None,
