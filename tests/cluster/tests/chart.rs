@@ -8,12 +8,9 @@ use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     batch::v1::Job,
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Namespace, Pod, Secret},
+    core::v1::{ConfigMap, Pod, Secret},
 };
-use kube::{
-    Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
-};
+use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 use weir_cluster::{
     Case, cases,
@@ -226,91 +223,6 @@ async fn calls_between_nodes_are_mutual_tls(case: &Case<'_>) {
     assert!(counted, "{metrics}");
 }
 
-async fn every_kind_of_workload_is_injected(case: &Case<'_>) {
-    mesh::installed(case).await;
-    // Under the strictest Pod Security level; namespace, label and workloads come at once.
-    let pod = |more: &str| {
-        format!(
-            "{{{more} terminationGracePeriodSeconds: 1, securityContext: {{runAsNonRoot: true, runAsUser: 1000,
-             seccompProfile: {{type: RuntimeDefault}}}},
-             containers: [{{name: app, image: 'weir.test/app:1', args: [serve], securityContext: {{
-             allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}"
-        )
-    };
-    let job = pod("restartPolicy: Never,").replace("args: [serve]", "command: [/bin/busybox, echo, done]");
-    let long = pod("");
-    let namespace = format!("{}-restricted", case.namespace);
-    let manifests = format!(
-        "
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: {namespace}
-  labels: {{weir.dev/inject: enabled, pod-security.kubernetes.io/enforce: restricted}}
----
-{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: deployment}}, spec: {{selector: {{matchLabels: {{app: deployment}}}},
-  template: {{metadata: {{labels: {{app: deployment}}}}, spec: {long}}}}}}}
----
-{{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: stateful}}, spec: {{serviceName: stateful, selector: {{matchLabels:
-  {{app: stateful}}}}, template: {{metadata: {{labels: {{app: stateful}}}}, spec: {long}}}}}}}
----
-{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: daemon}}, spec: {{selector: {{matchLabels: {{app: daemon}}}},
-  template: {{metadata: {{labels: {{app: daemon}}}}, spec: {long}}}}}}}
----
-{{apiVersion: batch/v1, kind: Job, metadata: {{name: job}}, spec: {{backoffLimit: 0, template: {{metadata: {{labels: {{app: job}}}},
-  spec: {job}}}}}}}
----
-{{apiVersion: v1, kind: Pod, metadata: {{name: bare, labels: {{app: bare}}}}, spec: {long}}}
----
-{{apiVersion: v1, kind: Pod, metadata: {{name: out, labels: {{app: out, weir.dev/inject: 'false'}}}}, spec: {long}}}
-"
-    );
-    // A bare pod is refused by Kubernetes itself until the namespace has its service account.
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    while let Err(error) = case.cluster.apply(&namespace, &manifests) {
-        assert!(std::time::Instant::now() < end && error.to_string().contains("serviceaccount"), "{error:#}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let inner = Case { cluster: case.cluster, namespace: &namespace };
-    for (app, count) in [("deployment", 1), ("stateful", 1), ("daemon", 2), ("bare", 1)] {
-        let pods = inner.ready_with(&format!("app={app}"), count).await;
-        assert!(pods.iter().all(has_proxy), "{app}");
-    }
-    assert!(!has_proxy(&inner.ready("out").await));
-    inner.until("job", "completes", |job: &Job| job.status.as_ref()?.succeeded.filter(|&count| count == 1)).await;
-    // A schedule's pods are a Job's.
-    inner.apply(&format!(
-        "{{apiVersion: batch/v1, kind: CronJob, metadata: {{name: cron}}, spec: {{schedule: '0 0 1 1 *', jobTemplate: {{spec:
-         {{template: {{spec: {job}}}}}}}}}}}"
-    ));
-    inner.kubectl(&["create", "job", "now", "--from=cronjob/cron"]);
-    inner.until("now", "completes", |job: &Job| job.status.as_ref()?.succeeded.filter(|&count| count == 1)).await;
-    let pods = inner.api::<Pod>().list(&ListParams::default().labels("job-name in (job, now)")).await.unwrap();
-    assert!(pods.items.len() == 2 && pods.iter().all(has_proxy));
-    case.cluster.kubectl(&["delete", "namespace", &namespace, "--wait=false"]).unwrap();
-}
-
-async fn single_pods_opt_in_and_bad_labels_are_refused(case: &Case<'_>) {
-    mesh::installed(case).await;
-    let pod = |name: &str, value: &str| {
-        format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{weir.dev/inject: '{value}'}}}}, spec: {{
-             terminationGracePeriodSeconds: 1, containers: [{{name: app, image: 'weir.test/app:1', args: [serve]}}]}}}}"
-        )
-    };
-    case.apply(&pod("in", "true"));
-    assert!(has_proxy(&case.ready("in").await), "the namespace has no label");
-    let error = case.cluster.apply(case.namespace, &pod("typo", "ture")).unwrap_err().to_string();
-    assert!(error.contains("weir.dev/inject"), "{error}");
-    // The namespace joins later: its next pods have a proxy, its running ones stay as they are.
-    case.apply(&pod("before", "x").replace("weir.dev/inject", "app"));
-    assert!(!has_proxy(&case.ready("before").await));
-    mesh::joined(case).await;
-    case.apply(&pod("after", "x").replace("weir.dev/inject", "app"));
-    assert!(has_proxy(&case.ready("after").await));
-    assert!(!has_proxy(&case.ready("before").await));
-}
-
 /// Waits until the webhook pods of the version before have ended: they answer to the last.
 async fn settled(case: &Case<'_>) {
     let pods: Api<Pod> = Api::namespaced(case.cluster.client(), SYSTEM);
@@ -499,8 +411,6 @@ fn main() -> ExitCode {
             bad_values_are_refused_by_name,
             installs_with_the_defaults_and_passes_its_own_test,
             calls_between_nodes_are_mutual_tls,
-            every_kind_of_workload_is_injected,
-            single_pods_opt_in_and_bad_labels_are_refused,
             upgrade_and_rollback_keep_the_ca_bundle,
             uninstall_leaves_nothing,
             without_the_plugin_a_container_redirects,
