@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// As many requests; then only who answered how often is printed, as one line of JSON
     #[arg(long)]
     count: Option<u32>,
+    /// Ends sooner, when this version has answered so many requests one after the other: VERSION:NUMBER
+    #[arg(long, requires = "count", value_parser = version_and_number)]
+    until: Option<(String, u32)>,
     /// Kept connections that share the requests
     #[arg(long, default_value_t = 1, requires = "count")]
     concurrency: u32,
@@ -51,6 +54,11 @@ pub(crate) struct Arguments {
     /// Print the status and the headers too
     #[arg(long)]
     head: bool,
+}
+
+fn version_and_number(text: &str) -> Result<(String, u32), String> {
+    let (version, number) = text.split_once(':').ok_or("it is VERSION:NUMBER")?;
+    Ok((version.to_owned(), number.parse().map_err(|error| format!("{error}"))?))
 }
 
 /// Ends with success for every answer below 400, or where all requests were answered at all.
@@ -126,8 +134,8 @@ struct Answers {
 
 async fn many(arguments: &Arguments, count: u32) -> Result<ExitCode> {
     let begun = Instant::now();
-    let left = Cell::new(count);
-    let all = join_all((0..arguments.concurrency.max(1)).map(|_| some(arguments, &left))).await;
+    let (left, row) = (Cell::new(count), Cell::new(0));
+    let all = join_all((0..arguments.concurrency.max(1)).map(|_| some(arguments, &left, &row))).await;
     let mut versions: BTreeMap<String, Answers> = BTreeMap::new();
     let mut statuses: BTreeMap<String, u32> = BTreeMap::new();
     let mut failures: Vec<String> = Vec::new();
@@ -140,13 +148,11 @@ async fn many(arguments: &Arguments, count: u32) -> Result<ExitCode> {
             }
         };
         *statuses.entry(response.status().as_str().to_owned()).or_default() += 1;
-        let said =
-            |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let answers = versions.entry(said("x-version").unwrap_or_default()).or_default();
+        let answers = versions.entry(said(&response, "x-version")).or_default();
         answers.first_ms = if answers.count == 0 { sent } else { answers.first_ms.min(sent) };
         answers.last_ms = answers.last_ms.max(sent);
         answers.count += 1;
-        *answers.pods.entry(said("x-pod").unwrap_or_default()).or_default() += 1;
+        *answers.pods.entry(said(&response, "x-pod")).or_default() += 1;
     }
     let versions: BTreeMap<_, _> = versions
         .into_iter()
@@ -154,20 +160,30 @@ async fn many(arguments: &Arguments, count: u32) -> Result<ExitCode> {
             (version, json!({"count": count, "pods": pods, "first_ms": first_ms, "last_ms": last_ms}))
         })
         .collect();
-    let said =
-        json!({"versions": versions, "statuses": statuses, "failures": failures, "ms": begun.elapsed().as_millis()});
-    println!("{said}");
+    let ms = begun.elapsed().as_millis();
+    println!("{}", json!({"versions": versions, "statuses": statuses, "failures": failures, "ms": ms}));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn said(response: &Response<()>, name: &str) -> String {
+    response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+}
+
 /// One connection's requests: when each was sent, and what became of it.
-async fn some(arguments: &Arguments, left: &Cell<u32>) -> Vec<(u128, Result<Response<()>>)> {
+async fn some(arguments: &Arguments, left: &Cell<u32>, row: &Cell<u32>) -> Vec<(u128, Result<Response<()>>)> {
     let (mut kept, mut outcomes) = (None, Vec::new());
     while let Some(fewer) = left.get().checked_sub(1) {
         left.set(fewer);
         let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let outcome = once(arguments, &mut kept).await;
-        outcomes.push((sent, outcome.map(|(response, _)| response)));
+        let outcome = once(arguments, &mut kept).await.map(|(response, _)| response);
+        if let Some((version, enough)) = &arguments.until {
+            let is_it = outcome.as_ref().is_ok_and(|response| said(response, "x-version") == *version);
+            row.set(if is_it { row.get() + 1 } else { 0 });
+            if row.get() >= *enough {
+                left.set(0);
+            }
+        }
+        outcomes.push((sent, outcome));
         sleep(Duration::from_millis(arguments.pause_ms)).await;
     }
     outcomes
