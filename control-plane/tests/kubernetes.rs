@@ -259,6 +259,7 @@ async fn roots_and_the_webhooks_certificate_are_kept() {
     let Some(cluster) = cluster::start("kept").await else { return };
     cluster.apply(namespace("plain", false)).await;
     cluster.apply(webhook()).await;
+    cluster.apply(rules_webhook()).await;
     let replicas = together(vec![cluster.control("one").await, cluster.control("two").await]);
     for control in &replicas {
         healthy(control).await;
@@ -298,6 +299,12 @@ async fn roots_and_the_webhooks_certificate_are_kept() {
         .unwrap();
     assert_eq!(found["webhooks"][1]["timeoutSeconds"], 7);
     assert_eq!(found["webhooks"][1]["clientConfig"]["service"]["path"], "/inject");
+    let api = "admissionregistration.k8s.io/v1";
+    until("what asks for access rules has it too", async || {
+        let found = cluster.get(api, "ValidatingWebhookConfiguration", None, "weir-rules").await.unwrap();
+        found["webhooks"][0]["clientConfig"].get("caBundle").map(text) == Some(roots.clone())
+    })
+    .await;
 
     // The certificate: of the CA, for the Service; an expired one is replaced at once.
     let served = async || {
@@ -334,6 +341,7 @@ async fn roots_and_the_webhooks_certificate_are_kept() {
             ("v1", "ConfigMap", Some("shop"), "weir-root"),
             ("v1", "Secret", Some(SYSTEM), "weir-webhook-tls"),
             ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", None, "weir-webhook"),
+            ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", None, "weir-rules"),
         ] {
             list.push(cluster.get(api, kind, namespace, name).await.unwrap()["metadata"]["resourceVersion"].clone());
         }
@@ -385,6 +393,12 @@ fn webhook() -> Json {
     };
     json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
         "metadata": {"name": "weir-webhook"}, "webhooks": [entry("namespace.weir.dev", 5), entry("pod.weir.dev", 7)]})
+}
+
+fn rules_webhook() -> Json {
+    let entry = webhook()["webhooks"][0].clone();
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "weir-rules"}, "webhooks": [entry]})
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,7 +65,7 @@ fn dependencies_point_one_way() {
         ("weir-xds", &[]),
         ("weir-config", &["weir-config"]),
         ("weir-cni", &["weir-cni"]),
-        ("weir-webhook", &["weir-webhook"]),
+        ("weir-webhook", &["weir-webhook", "weir-config"]),
         ("weir-proxy", &["weir-proxy"]),
         ("weir-control", &["weir-control", "weir-config"]),
         ("weir-sandbox", &["weir-sandbox", "weir-config"]),

@@ -1,7 +1,7 @@
 //! Injection: what a pod gets to be part of the mesh.
 //!
 //! A pure function from an object to a JSON patch ([`inject_pod`]), the same over whole manifests ([`inject_manifest`]), the
-//! admission protocol around it ([`review`]), and an HTTPS server around that ([`server`]). Nothing here talks to the API
+//! admission protocol around it ([`review`], which judges access rules as well), and an HTTPS server around that ([`server`]). Nothing here talks to the API
 //! server, reads a pod's secrets or fills in a text template: operations are built as typed JSON, on the raw object, so that
 //! fields which this build does not know pass untouched.
 
@@ -15,6 +15,7 @@ mod qos;
 mod refusal;
 mod resources;
 pub mod review;
+mod rules;
 mod scrape;
 pub mod server;
 mod settings;

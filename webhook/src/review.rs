@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     inject::{Outcome, Verdict, check_ephemeral, inject_pod},
-    refusal::Refusal,
+    rules,
     settings::Settings,
     user::printable,
 };
@@ -54,6 +54,8 @@ pub enum Judgement {
     Unchanged,
     /// Left as it is, or nothing that is injected.
     Skipped,
+    /// An access rule that can be enforced.
+    Accepted,
     /// Refused.
     Refused,
 }
@@ -66,6 +68,7 @@ impl Judgement {
             Self::Repaired => "repaired",
             Self::Unchanged => "unchanged",
             Self::Skipped => "skipped",
+            Self::Accepted => "accepted",
             Self::Refused => "refused",
         }
     }
@@ -78,9 +81,9 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What became of the request.
     pub result: Judgement,
-    /// `NAMESPACE/NAME` of the pod, as far as it is known.
-    pub pod: String,
-    /// Why, where the pod is refused.
+    /// `NAMESPACE/NAME` of the pod or rule, as far as it is known; of a rule with its kind before.
+    pub object: String,
+    /// Why, where it is refused.
     pub message: Option<String>,
     /// What the user is told of a pod that is not refused. For the pods of a workload, only a controller gets to see it.
     pub warnings: Vec<String>,
@@ -99,37 +102,50 @@ pub fn review(settings: &Settings, body: &[u8]) -> Result<Answer, BadReview> {
     if request.uid.is_empty() || request.uid.len() > MAX_UID {
         return Err(BadReview::Uid);
     }
-    let pod = request.pod_name();
+    let object = request.object_name();
     let (response, result, message) = match decide(settings, &request) {
-        Ok(None) => (Response::allowed(request.uid, None), Judgement::Skipped, None),
-        Ok(Some(outcome)) => {
+        Ok(Decision::None) => (Response::allowed(request.uid, None), Judgement::Skipped, None),
+        Ok(Decision::Rule) => (Response::allowed(request.uid, None), Judgement::Accepted, None),
+        Ok(Decision::Pod(outcome)) => {
             let result = match outcome.verdict {
                 Verdict::Injected => Judgement::Injected,
                 Verdict::Repaired => Judgement::Repaired,
                 Verdict::Unchanged => Judgement::Unchanged,
                 Verdict::Skipped(_) => Judgement::Skipped,
             };
-            (Response::allowed(request.uid, Some(outcome)), result, None)
+            (Response::allowed(request.uid, Some(*outcome)), result, None)
         }
-        Err(refusal) => {
-            let message = format!("weir: {}", clean(&refusal.to_string(), MAX_MESSAGE_CHARS));
+        Err(reason) => {
+            let message = format!("weir: {}", clean(&reason, MAX_MESSAGE_CHARS));
             (Response::refused(request.uid, message.clone()), Judgement::Refused, Some(message))
         }
     };
     let warnings = response.warnings.clone();
     let body = serde_json::to_vec(&Reply { api_version: API_VERSION, kind: KIND, response })?;
-    Ok(Answer { body, result, pod, message, warnings })
+    Ok(Answer { body, result, object, message, warnings })
 }
 
-fn decide(settings: &Settings, request: &Request) -> Result<Option<Outcome>, Refusal> {
+/// What an object that is not refused gets.
+enum Decision {
+    /// It is not ours to judge.
+    None,
+    Pod(Box<Outcome>),
+    Rule,
+}
+
+fn decide(settings: &Settings, request: &Request) -> Result<Decision, String> {
     let is_pod = request.resource.as_ref().is_some_and(|r| r.group.is_empty() && r.resource == "pods");
     let object = request.object.as_ref().unwrap_or(&Value::Null);
     match (is_pod, request.operation.as_str(), request.sub_resource.as_deref().unwrap_or_default()) {
         (true, "CREATE", "") => {
-            inject_pod(settings, object, request.namespace.as_deref().unwrap_or_default()).map(Some)
+            let outcome = inject_pod(settings, object, request.namespace.as_deref().unwrap_or_default());
+            outcome.map(|outcome| Decision::Pod(Box::new(outcome))).map_err(|refusal| refusal.to_string())
         }
-        (true, "UPDATE", "ephemeralcontainers") => check_ephemeral(object).map(|()| None),
-        _ => Ok(None), // the webhook's rules ask for pods only; whatever else comes is not ours to judge
+        (true, "UPDATE", "ephemeralcontainers") => {
+            check_ephemeral(object).map(|()| Decision::None).map_err(|refusal| refusal.to_string())
+        }
+        (false, "CREATE" | "UPDATE", "") if request.is_rule() => rules::check(object).map(|()| Decision::Rule),
+        _ => Ok(Decision::None), // the configurations ask for nothing else
     }
 }
 
@@ -165,11 +181,19 @@ struct Resource {
 }
 
 impl Request {
+    fn is_rule(&self) -> bool {
+        self.resource.as_ref().is_some_and(|resource| rules::is_rule(&resource.group, &resource.resource))
+    }
+
     /// A pod of a ReplicaSet has no name yet, only what it will begin with.
-    fn pod_name(&self) -> String {
+    fn object_name(&self) -> String {
         let generated = || self.object.as_ref()?.pointer("/metadata/generateName")?.as_str();
         let name = self.name.as_deref().filter(|name| !name.is_empty()).or_else(generated).unwrap_or_default();
-        format!("{}/{}", printable(self.namespace.as_deref().unwrap_or_default()), clean(name, 253))
+        let name = format!("{}/{}", printable(self.namespace.as_deref().unwrap_or_default()), clean(name, 253));
+        match self.resource.as_ref().filter(|_| self.is_rule()) {
+            Some(resource) => format!("{} {name}", resource.resource),
+            None => name,
+        }
     }
 }
 

@@ -48,7 +48,7 @@ fn what_another_webhook_has_damaged_is_said() {
     let lost = json!({"name": "weir-proxy", "image": "weir/proxy:test", "command": ["/weir-proxy"], "args": ["run"]});
     pod["spec"]["initContainers"] = json!([lost]);
     let answer = weir_webhook::review::review(&common::settings(), review(&pod).to_string().as_bytes()).unwrap();
-    assert_eq!((answer.result.as_str(), &*answer.pod, answer.message), ("repaired", "shop/web-", None));
+    assert_eq!((answer.result.as_str(), &*answer.object, answer.message), ("repaired", "shop/web-", None));
     let [warning] = &answer.warnings[..] else { panic!("{:?}", answer.warnings) };
     assert!(warning.starts_with("weir: ") && warning.contains("lost restartPolicy"), "{warning}");
     let body: Value = serde_json::from_slice(&answer.body).unwrap();

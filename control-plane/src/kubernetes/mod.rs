@@ -5,12 +5,14 @@
 //! | --- | --- |
 //! | Secret with the CA | whichever replica is first |
 //! | ConfigMap with the roots, in each mesh namespace | any replica, the same content |
-//! | Secret with the webhook's certificate, `caBundle` of its configuration | any replica, by version |
+//! | Secret with the webhook's certificate, `caBundle` of its configurations | any replica, by version |
 //! | Lease | the leader |
 //! | status of HTTPRoutes | the leader |
+//! | events of pods whose proxy has ended | any replica, once by their names |
 
 mod backoff;
 pub(crate) mod ca_secret;
+mod ended;
 mod kinds;
 mod lease;
 mod one;
@@ -30,6 +32,7 @@ pub(crate) use source::Kubernetes;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
 use tokio::{
     sync::watch as state,
@@ -117,7 +120,8 @@ impl Keepers {
         tasks.spawn(roots::keep(client.clone(), authority.clone(), catalog.clone()));
         if settings.webhook_certificate == WebhookCertificate::Managed {
             tasks.spawn(webhook::keep_certificate(client.clone(), namespace(), authority.clone()));
-            tasks.spawn(webhook::keep_bundle(client.clone(), authority.clone()));
+            tasks.spawn(webhook::keep_bundle::<MutatingWebhookConfiguration>(client.clone(), authority.clone()));
+            tasks.spawn(webhook::keep_bundle::<ValidatingWebhookConfiguration>(client.clone(), authority.clone()));
         }
         let (leading, leads) = state::channel(false);
         let replica = lease::replica(&settings.replica);

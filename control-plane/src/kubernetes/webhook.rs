@@ -1,11 +1,16 @@
 //! What the API server and the webhook need to trust each other: the webhook's serving certificate in a Secret, and the roots as
-//! `caBundle` of its configuration. The chart makes neither, so that no upgrade of it can blank them.
+//! `caBundle` of its configurations. The chart makes neither, so that no upgrade of it can blank them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     ByteString,
-    api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret},
+    api::{
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+        },
+        core::v1::Secret,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -26,8 +31,6 @@ use crate::ca::{CertificateAuthority, Pair};
 
 /// The Secret.
 pub(super) const NAME: &str = "weir-webhook-tls";
-/// The webhook's configuration.
-const CONFIGURATION: &str = "weir-webhook";
 /// A certificate holds this long and is replaced at half of it, so that pods can still be made when the control plane was away for
 /// weeks. It is for one server in the cluster, and its key never leaves the Secret.
 const TTL: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -116,10 +119,40 @@ async fn write(
     }
 }
 
-/// Keeps `caBundle` of every entry of the webhook's configuration equal to the mesh's roots.
-pub(super) async fn keep_bundle(client: Client, authority: Arc<CertificateAuthority>) {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let mut one = One::follow(api.clone(), CONFIGURATION);
+/// A configuration that tells API servers of the webhook.
+pub(super) trait Configuration:
+    kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static
+{
+    /// Of all that exist, ours.
+    const NAME: &'static str;
+
+    /// Name of each entry, and how it is called.
+    fn entries(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
+}
+
+/// What asks for pods.
+impl Configuration for MutatingWebhookConfiguration {
+    const NAME: &'static str = "weir-webhook";
+
+    fn entries(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|entry| (&*entry.name, &entry.client_config))
+    }
+}
+
+/// What asks for access rules.
+impl Configuration for ValidatingWebhookConfiguration {
+    const NAME: &'static str = "weir-rules";
+
+    fn entries(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|entry| (&*entry.name, &entry.client_config))
+    }
+}
+
+/// Keeps `caBundle` of every entry of a configuration equal to the mesh's roots.
+pub(super) async fn keep_bundle<C: Configuration>(client: Client, authority: Arc<CertificateAuthority>) {
+    let api: Api<C> = Api::all_with(client, &());
+    let kind = C::kind(&());
+    let mut one = One::follow(api.clone(), C::NAME);
     let mut root = authority.changes();
     let mut backoff = Backoff::default();
     loop {
@@ -128,21 +161,16 @@ pub(super) async fn keep_bundle(client: Client, authority: Arc<CertificateAuthor
             && let Some(patch) = bundle_patch(&configuration, &authority.roots())
         {
             // By the entries' names: nothing else of them is touched, and an entry that is gone by now is not made again.
-            match api
-                .patch(
-                    CONFIGURATION,
-                    &PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() },
-                    &Patch::Strategic(&patch),
-                )
-                .await
-            {
+            let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+            match api.patch(C::NAME, &parameters, &Patch::Strategic(&patch)).await {
                 Ok(_) => {
                     backoff.reset();
-                    tracing::info!(configuration = CONFIGURATION, "caBundle was written");
+                    tracing::info!(%kind, configuration = C::NAME, "caBundle was written");
                 }
                 Err(error) => {
                     tracing::error!(
-                        configuration = CONFIGURATION,
+                        %kind,
+                        configuration = C::NAME,
                         reason = explain(&error),
                         "caBundle can not be written; trying again"
                     );
@@ -159,14 +187,13 @@ pub(super) async fn keep_bundle(client: Client, authority: Arc<CertificateAuthor
 }
 
 /// What must change; `None` where nothing differs.
-fn bundle_patch(configuration: &MutatingWebhookConfiguration, roots: &str) -> Option<Json> {
-    let entries = configuration.webhooks.as_deref().unwrap_or_default();
+fn bundle_patch<C: Configuration>(configuration: &C, roots: &str) -> Option<Json> {
     let bundle = ByteString(roots.as_bytes().to_vec());
-    let changes: Vec<Json> = entries
-        .iter()
-        .filter(|entry| entry.client_config.ca_bundle.as_ref() != Some(&bundle))
-        .map(|entry| json!({"name": entry.name, "clientConfig": {"caBundle": bundle}}))
+    let changes: Vec<Json> = configuration
+        .entries()
+        .filter(|(_, called)| called.ca_bundle.as_ref() != Some(&bundle))
+        .map(|(name, _)| json!({"name": name, "clientConfig": {"caBundle": bundle}}))
         .collect();
-    (!changes.is_empty())
-        .then(|| json!({"metadata": {"resourceVersion": configuration.metadata.resource_version}, "webhooks": changes}))
+    let version = &configuration.meta().resource_version;
+    (!changes.is_empty()).then(|| json!({"metadata": {"resourceVersion": version}, "webhooks": changes}))
 }

@@ -5,7 +5,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration,
+    admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     batch::v1::Job,
     coordination::v1::Lease,
     core::v1::{ConfigMap, Pod, Secret},
@@ -275,6 +275,10 @@ async fn left(case: &Case<'_>) -> Vec<String> {
     let client = case.cluster.client();
     let mut found = Vec::new();
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    for object in configurations.list(&ListParams::default()).await.unwrap() {
+        found.push(format!("webhook configuration {}", object.name_any()));
+    }
+    let configurations: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     for object in configurations.list(&ListParams::default()).await.unwrap() {
         found.push(format!("webhook configuration {}", object.name_any()));
     }

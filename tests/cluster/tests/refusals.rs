@@ -119,13 +119,24 @@ async fn a_principal_that_no_rule_allows(case: &Case<'_>) {
     let own = ["--namespace", case.namespace, "server", "--container=weir-proxy"];
     let line = logged(case, &own, &["access refused", &stranger]).await;
     assert!(line.contains(&format!("{}/friends", case.namespace)), "which rule: {line}");
-    // A field that can not be enforced on connections is kept by the API server, and the whole rule is refused and closed.
-    case.apply(
-        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: friends}, spec: {
-          selector: {matchLabels: {app: server}}, rules: [{to: [{operation: {methods: [GET]}}]}]}}",
-    );
-    call(case, "friend", &url, Result::is_err).await;
-    control_logged(case, &[&format!("AuthorizationPolicy {}/friends", case.namespace), "methods"]).await;
+}
+
+async fn a_rule_that_can_not_be_enforced(case: &Case<'_>) {
+    mesh::joined(case).await;
+    case.apply(&(pod("server", "server", "app: server") + &pod("client", "client", "app: client")));
+    case.ready("client").await;
+    let url = format!("http://{}:8080/", address(case, "server").await);
+    call(case, "client", &url, Result::is_ok).await;
+    let rule = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: reads}, spec: {
+        selector: {matchLabels: {app: server}}, rules: [{to: [{operation: {methods: [GET]}}]}]}}";
+    let refused = case.cluster.apply(case.namespace, rule).unwrap_err().to_string();
+    assert!(refused.contains("weir: spec.rules[0].to[0].operation.methods"), "{refused}");
+    // Nobody asked the webhook: the API server keeps the field, and the whole rule is closed.
+    let configuration = ["validatingwebhookconfiguration", "weir-rules"];
+    case.cluster.kubectl(&[&["delete"][..], &configuration].concat()).unwrap();
+    case.apply(rule);
+    call(case, "client", &url, Result::is_err).await;
+    control_logged(case, &[&format!("AuthorizationPolicy {}/reads", case.namespace), "methods"]).await;
 }
 
 /// A way from this process to the control plane, through the API server.
@@ -256,6 +267,11 @@ fn main() -> ExitCode {
     suite::run_prepared(
         "Refused and logged",
         mesh::options,
-        cases![plaintext_to_a_strict_workload, a_principal_that_no_rule_allows, whoever_is_not_who_they_say],
+        cases![
+            plaintext_to_a_strict_workload,
+            a_principal_that_no_rule_allows,
+            whoever_is_not_who_they_say,
+            a_rule_that_can_not_be_enforced,
+        ],
     )
 }

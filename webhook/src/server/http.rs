@@ -1,4 +1,4 @@
-//! The webhook's three paths.
+//! The webhook's paths.
 
 use std::{
     sync::Arc,
@@ -43,7 +43,8 @@ pub(crate) fn router(settings: Settings, metrics: Arc<Metrics>) -> Router {
     let app = App { settings, metrics, bodies: Semaphore::new(BODIES_KIB), working: Semaphore::new(WORKING) };
     let app = Arc::new(app);
     Router::new()
-        .route("/inject", post(inject))
+        .route("/inject", post(judge))
+        .route("/rules", post(judge))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics_text))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), count_rejections))
@@ -81,7 +82,7 @@ async fn metrics_text(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render())
 }
 
-async fn inject(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Rejection> {
+async fn judge(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Rejection> {
     if !is_json(&headers) {
         let text = "send an AdmissionReview with Content-Type: application/json";
         return Err(Rejection::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
@@ -98,14 +99,14 @@ async fn inject(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> 
     match answer {
         Ok(answer) => {
             app.metrics.reviewed(answer.result, took);
-            let (pod, result) = (answer.pod, answer.result.as_str());
+            let (object, result) = (answer.object, answer.result.as_str());
             match answer.message {
-                Some(message) => tracing::warn!(pod, result, elapsed_us, message, "review"),
+                Some(message) => tracing::warn!(object, result, elapsed_us, message, "review"),
                 None if !answer.warnings.is_empty() => {
-                    tracing::warn!(pod, result, elapsed_us, message = answer.warnings.join("; "), "review");
+                    tracing::warn!(object, result, elapsed_us, message = answer.warnings.join("; "), "review");
                 }
-                None if answer.result == Judgement::Skipped => tracing::debug!(pod, result, elapsed_us, "review"),
-                None => tracing::info!(pod, result, elapsed_us, "review"),
+                None if answer.result == Judgement::Skipped => tracing::debug!(object, result, elapsed_us, "review"),
+                None => tracing::info!(object, result, elapsed_us, "review"),
             }
             Ok(([(header::CONTENT_TYPE, "application/json")], answer.body).into_response())
         }

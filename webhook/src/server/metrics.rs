@@ -10,8 +10,14 @@ use crate::review::Judgement;
 
 /// Upper bounds of the histogram of own work, in microseconds; the goal is 10 ms for the slowest of a hundred.
 const BOUNDS_US: [u64; 12] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
-const RESULTS: [Judgement; 5] =
-    [Judgement::Injected, Judgement::Repaired, Judgement::Unchanged, Judgement::Skipped, Judgement::Refused];
+const RESULTS: [Judgement; 6] = [
+    Judgement::Injected,
+    Judgement::Repaired,
+    Judgement::Unchanged,
+    Judgement::Skipped,
+    Judgement::Accepted,
+    Judgement::Refused,
+];
 /// HTTP answers that are no review.
 const REJECTIONS: [u16; 8] = [400, 404, 405, 408, 413, 415, 500, 503];
 
