@@ -2,14 +2,18 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    jiff::Timestamp,
 };
 use kube::{Api, Client, Resource, core::DynamicObject};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
+    ended,
     kinds::{self, Kind, Read, RouteBook},
     watch::{Event, Listener, What, follow},
 };
@@ -68,7 +72,17 @@ impl Source for Kubernetes {
         self.every::<Node>(&mut tasks, &mut unread, &sender, "Nodes");
         self.every::<Service>(&mut tasks, &mut unread, &sender, "Services");
         self.every::<EndpointSlice>(&mut tasks, &mut unread, &sender, "EndpointSlices");
-        self.every::<Pod>(&mut tasks, &mut unread, &sender, "Pods");
+        unread.insert("Pods");
+        let teller = Teller::new("Pods", ItemKind::Workload, sender.clone(), self.metrics.clone());
+        let (events, tell) = ended::teller(self.client.clone());
+        tasks.spawn(tell);
+        let read = move |pod: Pod| {
+            if let Some(event) = ended::event(&pod, Timestamp::now()) {
+                let _ = events.try_send(event); // the reason stands in the pod's status as well
+            }
+            pod.read()
+        };
+        tasks.spawn(follow(Api::<Pod>::all(self.client.clone()), What::default(), Reader { teller, read }));
         unread.insert("HTTPRoutes");
         let teller = Teller::new("HTTPRoutes", ItemKind::Routes, sender.clone(), self.metrics.clone());
         let routes: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::http_routes());
