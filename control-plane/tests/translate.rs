@@ -268,6 +268,17 @@ fn listeners_of_pod_addresses() {
     assert_eq!(shop.listener("198.18.0.9:80"), None, "a pod that has ended has no address");
 }
 
+/// The redirect lets these ports pass by the proxy: mutual TLS would meet the application, or the proxy's plaintext metrics.
+#[test]
+fn ports_that_are_not_redirected_are_called_in_plaintext() {
+    let capture = "weir.dev/capture: '{\"version\":1,\"excludeInboundPorts\":[9100]}', weir.dev/opaque-ports: '6379'";
+    let shop = Fixture::new(&SHOP.replacen("weir.dev/opaque-ports: '6379'", capture, 1));
+    for (port, tls) in [(8080, "istio"), (1234, "istio"), (9100, "-"), (15020, "-"), (15021, "-"), (15090, "-")] {
+        let got = shop.endpoints(&format!("outbound|{port}||198.18.0.1")).unwrap();
+        assert!(got[0].starts_with(&format!("198.18.0.1 {port} tls={tls} catalog-v1;")), "{got:?}");
+    }
+}
+
 #[test]
 fn endpoints_from_pods_where_nobody_lists_them() {
     let shop = Fixture::new(SHOP);

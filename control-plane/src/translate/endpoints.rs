@@ -73,15 +73,15 @@ fn endpoint(mesh: &Mesh, target: &Target<'_>) -> Vec<u8> {
         })),
         ..Default::default()
     };
-    let metadata = target.workload.map(|pod| describe(mesh, pod));
+    let metadata = target.workload.map(|pod| describe(mesh, pod, pod.captures(target.port)));
     with_metadata(&endpoint, METADATA, metadata.as_ref())
 }
 
-/// Who a pod is.
-pub(super) fn describe(mesh: &Mesh, pod: &Workload) -> Metadata {
+/// Who a pod is, and that its proxy is the one to talk to.
+pub(super) fn describe(mesh: &Mesh, pod: &Workload, proxy: bool) -> Metadata {
     let place = [&pod.owner, &*pod.name.namespace, pod.canonical_name(), pod.canonical_revision(), CLUSTER_ID];
     let mut metadata = Metadata::default().with("istio", [("workload", string(place.join(";")))]);
-    if pod.meshed {
+    if proxy {
         metadata = metadata.with("envoy.transport_socket_match", [("tlsMode", string("istio"))]);
     }
     let mut ours =

@@ -113,7 +113,7 @@ fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>
         append(&mut bytes, DEFAULT_CHAIN, &guarded(&guard, None, tcp(UNDECLARED), None));
     }
     // Who the pod is comes with it and not by its address: a kubelet publishes that only when the proxy, which waits for this, is ready.
-    append(&mut bytes, METADATA, &guard.metadata(describe(mesh, pod)).encode_to_vec());
+    append(&mut bytes, METADATA, &guard.metadata(describe(mesh, pod, pod.meshed)).encode_to_vec());
     Some(bytes)
 }
 

@@ -76,7 +76,7 @@ metadata:
   namespace: shop
   uid: u-1
   labels: {app: catalog, version: v1, pod-template-hash: 7c9d}
-  annotations: {weir.dev/opaque-ports: '6379', other.dev/x: z}
+  annotations: {weir.dev/opaque-ports: '6379', other.dev/x: z, weir.dev/capture: '{\"version\":1,\"excludeInboundPorts\":[9100]}'}
   ownerReferences:
   - {apiVersion: apps/v1, kind: ReplicaSet, name: catalog-v1-7c9d, uid: u-2, controller: true}
 spec:
@@ -104,6 +104,10 @@ status:
     assert_eq!(workload.named_port("web"), Some(8080));
     assert_eq!(workload.ports.len(), 1);
     assert_eq!(workload.opaque_ports, [6379]);
+    // What is not redirected can not be mutual TLS: excluded ports, and the proxy's own.
+    let captured: Vec<u16> =
+        [8080, 9100, 15020, 15021, 15090, 53].into_iter().filter(|port| workload.captures(*port)).collect();
+    assert_eq!(captured, [8080, 53]);
     assert_eq!(manifests[0].raw["metadata"]["uid"], "u-1");
 }
 

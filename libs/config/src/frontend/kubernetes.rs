@@ -6,7 +6,10 @@ use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use weir_mesh::{PodSettings, names::PROXY_CONTAINER};
+use weir_mesh::{
+    CaptureSettings, PodSettings,
+    names::{CAPTURE_ANNOTATION, PROXY_CONTAINER},
+};
 
 use crate::model::{
     Addressing, Condition, Endpoint, EndpointPort, EndpointSet, Name, Protocol, Service, ServicePort, TargetPort,
@@ -129,6 +132,12 @@ pub fn workload(object: &core::Pod) -> Workload {
     let opaque_ports = PodSettings::from_annotations(opaque.map(|(key, value)| (key.as_str(), value.as_str())))
         .map(|settings| settings.opaque_ports)
         .unwrap_or_default();
+    // What the redirect was made of. The annotation that it comes from may have changed since, the redirect has not.
+    let excluded_ports = annotations
+        .get(CAPTURE_ANNOTATION)
+        .and_then(|json| CaptureSettings::from_json(json).ok())
+        .map(|settings| settings.exclude_inbound_ports)
+        .unwrap_or_default();
     let condition = |wanted: &str| {
         let conditions = status.conditions.as_deref().unwrap_or_default();
         conditions.iter().any(|condition| condition.type_ == wanted && condition.status == "True")
@@ -144,6 +153,7 @@ pub fn workload(object: &core::Pod) -> Workload {
         owner: owner(metadata, &labels),
         ports,
         opaque_ports,
+        excluded_ports,
         meshed,
         host_network: spec.host_network.unwrap_or_default(),
         ready: condition("Ready"),

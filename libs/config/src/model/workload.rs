@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use weir_mesh::ports::NEVER_REDIRECTED;
+
 use super::Name;
 
 /// A pod, as far as the mesh looks at it.
@@ -25,6 +27,8 @@ pub struct Workload {
     pub ports: Vec<WorkloadPort>,
     /// Ports that are never looked into.
     pub opaque_ports: Vec<u16>,
+    /// Ports that are not redirected to the proxy; beside the proxy's own.
+    pub excluded_ports: Vec<u16>,
     /// It has our proxy.
     pub meshed: bool,
     /// It shares the node's network: its address is not its own.
@@ -44,6 +48,11 @@ impl Workload {
     /// The addresses that are its own and in use.
     pub fn own_addresses(&self) -> &[IpAddr] {
         if self.host_network || self.finished { &[] } else { &self.addresses }
+    }
+
+    /// The proxy takes connections to this port: they can be mutual TLS.
+    pub fn captures(&self, port: u16) -> bool {
+        self.meshed && !NEVER_REDIRECTED.contains(&port) && !self.excluded_ports.contains(&port)
     }
 
     /// The port that this name stands for.
