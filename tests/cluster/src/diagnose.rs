@@ -86,7 +86,11 @@ impl Cluster {
                 };
                 match pods.logs(&name, &which).await {
                     Ok(log) => eprint!("{log}"),
-                    Err(error) => eprintln!("no log: {error}"),
+                    // A kubelet shows none while a postStart hook runs.
+                    Err(error) => match self.log_on_node(pod, &status.name) {
+                        Some(log) => eprint!("{log}"),
+                        None => eprintln!("no log: {error}"),
+                    },
                 }
             }
             if status.name == names::PROXY_CONTAINER {
@@ -96,6 +100,13 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// The log as the runtime wrote it on the pod's node.
+    fn log_on_node(&self, pod: &Pod, container: &str) -> Option<String> {
+        let node = pod.spec.as_ref()?.node_name.as_deref()?.strip_prefix("node")?.parse().ok()?;
+        let files = format!("/var/log/pods/{}_{}_*/{container}/*.log", pod.namespace()?, pod.name_any());
+        self.node(node).shell(&format!("tail -n {LINES} {files}")).ok()
     }
 }
 

@@ -24,7 +24,7 @@ use futures_util::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::PostParams, core::ObjectMeta};
 
-use crate::{case::Case, cluster::Cluster, options::Options, requirements};
+use crate::{case::Case, cluster::Cluster, mesh, options::Options, requirements};
 
 /// The longest that one test may take, unless it says otherwise.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -159,6 +159,9 @@ async fn run_one(
     let passed = matches!(ended, Ok(Ok(())));
     if !passed {
         cluster.diagnose(&namespace).await;
+        if namespaces.get_opt(mesh::SYSTEM).await?.is_some() {
+            cluster.diagnose(mesh::SYSTEM).await;
+        }
     }
     // Its pods go while the next test runs.
     namespaces.delete(&namespace, &Default::default()).await?;
