@@ -38,6 +38,8 @@ struct HealthAnswer {
     status: i32,
 }
 
+/// The service, as `grpc.health.v1` is asked for it.
+const ECHO: &str = "weir.test.Echo";
 /// `SERVING` of `grpc.health.v1`.
 const SERVING: i32 = 1;
 /// Longest stream that a server makes.
@@ -55,8 +57,13 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
     let said = move |text, number| Text { text, number, pod: crate::pod(), authority: authority.clone() };
     let mut texts = tonic::server::Grpc::new(ProstCodec::<Text, Text>::default());
     let mut health = tonic::server::Grpc::new(ProstCodec::<HealthAnswer, HealthRequest>::default());
-    let serving =
-        |_: tonic::Request<HealthRequest>| async { Ok(tonic::Response::new(HealthAnswer { status: SERVING })) };
+    // As a whole, and by the name of its service.
+    let serving = |asked: tonic::Request<HealthRequest>| async move {
+        match &*asked.into_inner().service {
+            "" | ECHO => Ok(tonic::Response::new(HealthAnswer { status: SERVING })),
+            _ => Err(Status::not_found("no such service")),
+        }
+    };
     Ok(match request.uri().path() {
         "/weir.test.Echo/Unary" => {
             let unary = |asked: tonic::Request<Text>| {
