@@ -1,4 +1,5 @@
 //! Point 3: traffic across the two nodes, of every kind of address and protocol, on a cluster with both families of addresses.
+//! The calls of pods outside of the mesh are also what says that such a cluster works at all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
@@ -75,7 +76,7 @@ spec: {type: ExternalName, externalName: web.NAMESPACE.svc.cluster.local}
 ";
 
 /// The addresses of a Service.
-async fn service(case: &Case<'_>, name: &str) -> Vec<String> {
+async fn service_addresses(case: &Case<'_>, name: &str) -> Vec<String> {
     case.until(name, "has addresses", |service: &Service| service.spec.clone()?.cluster_ips).await
 }
 
@@ -85,7 +86,7 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
     case.apply(&WEB.replace("NAMESPACE", case.namespace));
     case.apply(&(Wanted::new("client", "node1").waiting() + &Wanted::new("outside", "node1").outside().waiting()));
     let web = case.ready("web-0").await;
-    let (first, second) = (service(case, "web").await, service(case, "six").await);
+    let (first, second) = (service_addresses(case, "web").await, service_addresses(case, "six").await);
     let of_pod = addresses(&web);
     assert!(first.len() == 2 && of_pod.len() == 2 && second.len() == 1 && second[0].contains(':'));
     case.ready("client").await;
@@ -124,6 +125,7 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
     // From the other node, and from itself.
     for client in ["client", "web-0"] {
         let before = count(case, "web-0", "istio_requests_total", &labels);
+        let mut mutual = 0;
         for ((host, version), said) in urls.iter().zip(fetch_each(case, client, &wanted)) {
             assert_eq!((&said["pod"], &said["version"]), (&json!("web-0"), &json!(version)), "{client} {host}");
             assert_eq!(
@@ -132,13 +134,16 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
                 "{client} {host}"
             );
             let peer = said["peer"].as_str().unwrap();
-            assert!(
-                ["127.0.0.6", "::6"].contains(&peer),
-                "{client} {host}: not by the server's proxy, but from {peer}"
-            );
+            let proxied = ["127.0.0.6", "::6"].contains(&peer);
+            // What a pod sends to its own address never leaves it.
+            let inside = of_pod.iter().any(|address| address == peer) && client == "web-0";
+            assert!(proxied || inside, "{client} {host}: not by the server's proxy, but from {peer}");
+            mutual += usize::from(proxied);
         }
+        // All from the other node; from itself those by a Service's address.
+        assert_eq!(mutual, urls.len() - if client == "web-0" { 7 } else { 0 }, "{client}");
         let counted = count(case, "web-0", "istio_requests_total", &labels) - before;
-        assert_eq!(counted as usize, urls.len(), "{client}: so many were by mutual TLS");
+        assert_eq!(counted as usize, mutual, "{client}: each by mutual TLS");
     }
     // None of it works without: the calls above could have failed.
     let refused = fetch_each(case, "outside", &wanted);
@@ -191,8 +196,8 @@ async fn requests_are_as_without_a_mesh(case: &Case<'_>) {
     let server = || [container("web", "serve", 8080)];
     let service = |name: &str| {
         format!(
-            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}},
-  ports: [{{name: http, port: 80, targetPort: web}}, {{name: any, port: 81, targetPort: web}}]}}}}\n"
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ipFamilyPolicy: RequireDualStack,
+  selector: {{app: {name}}}, ports: [{{name: http, port: 80, targetPort: web}}, {{name: any, port: 81, targetPort: web}}]}}}}\n"
         )
     };
     // The name outside.example is node 2's in the cluster's DNS.
@@ -225,8 +230,11 @@ async fn requests_are_as_without_a_mesh(case: &Case<'_>) {
     let mut urls: Vec<String> =
         ["in", "in:81", "out", "out:81", "elsewhere:18080", "outside.example:18080"].map(str::to_owned).into();
     urls.extend(["in", "out"].map(&name));
+    for name in ["in", "out"] {
+        urls.extend(service_addresses(case, name).await.iter().map(|address| in_url(address)));
+    }
     urls.extend(of_pod[..2].iter().flatten().map(|address| format!("{}:8080", in_url(address))));
-    let urls: Vec<String> = urls.iter().map(|host| format!("http://{host}/path/%7Etilde;v=1?q=%20a&q=b")).collect();
+    let urls: Vec<String> = urls.iter().map(|host| format!("http://{host}/path/with%20space;v=1?q=%7Ea&q=b")).collect();
     // kube-proxy's rules for the caller without a proxy may be a second late.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let without = loop {
@@ -241,9 +249,10 @@ async fn requests_are_as_without_a_mesh(case: &Case<'_>) {
         assert_eq!(request(without), request(&within), "{url}");
     }
     // What a client says itself is passed on as it is: its Host, its headers, also doubled ones and what the mesh would add.
+    let body = format!("--body={}", "some text ".repeat(10_000));
     let more = [
         "--method=PUT",
-        "--body=some text",
+        &body,
         "--header=Host: other.example:81",
         "--header=X-Twice: 1",
         "--header=X-Twice: 2",
@@ -351,6 +360,88 @@ async fn grpc_streams_and_websockets_cross_nodes(case: &Case<'_>) {
     }
 }
 
+/// Calls every server of a pod by its Service, on ports that say what they speak, and on ports that do not.
+const EVERY_PROTOCOL: &str = r#"set -e
+    for port in 9090 9091; do /app grpc-call "http://$1:$port" bidirectional --count 100 | tail -n 1; done
+    for port in 80 81; do /app websocket-call "ws://$1:$port/" --count 5 | tail -n 1; done
+    for port in 443 444; do /usr/bin/curl --silent --show-error --insecure --max-time 5 "https://$1:$port/"; done
+    for port in 9000 9001; do /app tcp-call "$1:$port" --send hello; done"#;
+
+async fn every_protocol_crosses_the_border_of_the_mesh(case: &Case<'_>) {
+    mesh::joined(case).await;
+    let servers = || {
+        [
+            container("grpc", "grpc", 9090),
+            container("ws", "websocket", 8080),
+            container("tls", "serve, --tls, '--listen=[::]:8443'", 8443),
+            container("tcp", "tcp", 9000),
+        ]
+    };
+    let service = |name: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, ports: [
+  {{name: grpc, port: 9090}}, {{name: any-grpc, port: 9091, targetPort: 9090}},
+  {{name: http, port: 80, targetPort: 8080}}, {{name: any-http, port: 81, targetPort: 8080}},
+  {{name: https, port: 443, targetPort: 8443}}, {{name: any-https, port: 444, targetPort: 8443}},
+  {{name: tcp, port: 9000}}, {{name: any-tcp, port: 9001, targetPort: 9000}}]}}}}\n"
+        )
+    };
+    let caller = |name| Wanted { more: MACHINE, ..Wanted::new(name, "node1") };
+    let client = || [machine_container("client", "/bin/busybox, sleep, '86400'", None)];
+    case.apply(
+        &[
+            Wanted::new("in", "node2").with(&servers()),
+            Wanted::new("out", "node2").outside().with(&servers()),
+            caller("caller-in").with(&client()),
+            caller("caller-out").outside().with(&client()),
+            service("in"),
+            service("out"),
+        ]
+        .concat(),
+    );
+    for pod in ["in", "out", "caller-in", "caller-out"] {
+        case.ready(pod).await;
+    }
+    let name = |service: &str| format!("{service}.{}.svc.cluster.local", case.namespace);
+    for caller in ["caller-in", "caller-out"] {
+        pods::known(case, caller, &[&name("in"), &name("out")]).await;
+    }
+    // kube-proxy's rules for the caller without a proxy may be a second late.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let call = |caller: &str, server: &str| {
+        let namespace = ["--namespace", case.namespace, "exec", caller, "--"];
+        let script = ["/bin/busybox", "sh", "-c", EVERY_PROTOCOL, "every", server];
+        case.cluster.kubectl(&[&namespace[..], &script].concat())
+    };
+    while let Err(error) = call("caller-out", "in").and_then(|_| call("caller-out", "out")) {
+        assert!(std::time::Instant::now() < end, "{error:#}");
+    }
+    let mut waits = Vec::new();
+    for (caller, server) in [("caller-in", "in"), ("caller-in", "out"), ("caller-out", "in"), ("caller-out", "out")] {
+        let said = call(caller, server).unwrap_or_else(|error| panic!("{caller} to {server}: {error:#}"));
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 8, "{said}");
+        let answers = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        for line in lines[..2].iter().chain(&lines[4..6]) {
+            assert_eq!(answers(line)["pod"], json!(server), "{caller} to {server}: {line}");
+        }
+        assert_eq!(lines[2..4], [format!("{server}: hello"), format!("{server}: hello")]);
+        for line in &lines[6..] {
+            let said = answers(line);
+            assert_eq!((&said["greeting"], &said["answer"]), (&json!(format!("{server}\n")), &json!("hello")));
+            waits.push(said["ms"].as_u64().unwrap());
+        }
+    }
+    println!("  servers that speak first, declared and not, in and out: {waits:?} ms");
+    assert!(waits.iter().all(|&ms| ms < 1000), "{waits:?}");
+    let none = [AT_SERVER, r#"connection_security_policy="none""#];
+    let opened = "istio_tcp_connections_opened_total";
+    let (mutual, plain) = (connections(case, "in"), count(case, "in", opened, &none));
+    // Of each round six connections of eight are opaque, for WebSockets begin with a request.
+    assert_eq!(mutual, 6.0, "from the mesh");
+    assert!(plain >= 12.0, "{plain} from outside of it");
+}
+
 async fn redis_works_and_mariadb_speaks_first_without_a_wait(case: &Case<'_>) {
     mesh::joined(case).await;
     mesh::strict(case);
@@ -446,6 +537,7 @@ fn main() -> ExitCode {
             every_address_leads_to_the_other_node_by_mutual_tls,
             requests_are_as_without_a_mesh,
             grpc_streams_and_websockets_cross_nodes,
+            every_protocol_crosses_the_border_of_the_mesh,
             redis_works_and_mariadb_speaks_first_without_a_wait,
             node_ports_serve_callers_from_outside,
         ],
