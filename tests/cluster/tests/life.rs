@@ -28,17 +28,15 @@ use weir_cluster::{
 
 /// What the pods of all tests call, and whom they talk to. `outsider` has no proxy.
 const PEERS: &str = "
-{apiVersion: v1, kind: Namespace, metadata: {name: peers, labels: {weir.dev/inject: enabled}}}
----
-{apiVersion: v1, kind: Service, metadata: {name: peer, namespace: peers}, spec: {selector: {app: peer},
+{apiVersion: v1, kind: Service, metadata: {name: peer}, spec: {selector: {app: peer},
   ports: [{name: http, port: 80, targetPort: 8080}]}}
 ---
-{apiVersion: apps/v1, kind: Deployment, metadata: {name: peer, namespace: peers}, spec: {selector: {matchLabels: {app: peer}},
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: peer}, spec: {selector: {matchLabels: {app: peer}},
   template: {metadata: {labels: {app: peer}}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: app,
   image: 'weir.test/app:1', args: [serve, --log], ports: [{containerPort: 8080}],
   readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}]}}}}
 ---
-{apiVersion: apps/v1, kind: Deployment, metadata: {name: outsider, namespace: peers}, spec: {selector: {matchLabels: {app: outsider}},
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: outsider}, spec: {selector: {matchLabels: {app: outsider}},
   template: {metadata: {labels: {app: outsider, weir.dev/inject: 'false'}}, spec: {terminationGracePeriodSeconds: 1,
   containers: [{name: app, image: 'weir.test/app:1', args: [serve]}]}}}}
 ";
@@ -51,7 +49,9 @@ async fn strict(case: &Case<'_>) {
     mesh::joined(case).await;
     let peers = Case { cluster: case.cluster, namespace: "peers" };
     if case.cluster.kubectl(&["get", "namespace", "peers"]).is_err() {
-        case.apply(PEERS);
+        case.cluster.kubectl(&["create", "namespace", peers.namespace]).unwrap();
+        mesh::join(&peers);
+        peers.apply(PEERS);
         for deployment in ["deployment/peer", "deployment/outsider"] {
             peers.kubectl(&["rollout", "status", deployment, "--timeout=90s"]);
         }
@@ -59,6 +59,7 @@ async fn strict(case: &Case<'_>) {
         mesh::strict(&Case { cluster: case.cluster, namespace: SYSTEM });
     }
     until("plaintext is refused", async || outsider(&peers, PEER).is_err()).await;
+    peers.kubectl(&["exec", "deployment/peer", "--", "/app", "fetch", PEER]);
 }
 
 /// A caller without a proxy.
@@ -252,7 +253,7 @@ spec:
     assert!(case.exec("web", &["/app", "fetch", PEER]).contains("127.0.0.6"), "what is started by exec is captured");
     assert!(case.kubectl(&["logs", "web"]).contains("listening"));
     assert!(case.kubectl(&["logs", "web", "--container=weir-proxy"]).contains("ready"));
-    let mut follow = Running::kubectl(case, &["logs", "--follow", "web"]);
+    let mut follow = Running::kubectl(case, &["logs", "--follow", "web", "--container=app"]);
     assert!(follow.line().contains("listening"));
     // The kubelet comes to the pod's own loopback, which is not the mesh's: also to what listens nowhere else.
     for (target, port) in [("pod/web", 8080), ("pod/web", 8081), ("service/web", 80), ("pod/web", 15000)] {
@@ -365,7 +366,7 @@ spec:
   - name: grpc
     image: weir.test/app:1
     args: [grpc]
-    startupProbe: &grpc {grpc: {port: 9090}, periodSeconds: 1, timeoutSeconds: 5}
+    startupProbe: &grpc {grpc: {port: 9090, service: weir.test.Echo}, periodSeconds: 1, timeoutSeconds: 5}
     readinessProbe: *grpc
     livenessProbe: *grpc
   - name: exec
@@ -648,24 +649,38 @@ async fn the_nodes_network_and_the_clusters_own_pods_are_untouched(case: &Case<'
     assert_eq!(touched, [false, false]);
 }
 
-/// containerd gives user namespaces from version 2 on: with an older one such a pod does not start, in the mesh or out of it, and
-/// for the same reason.
-async fn pods_with_users_of_their_own_are_what_they_are_without_the_mesh(case: &Case<'_>) {
+/// User namespaces are the runtime's: containerd has them from version 2 on. With an older one the kubelet starts no such pod, in the
+/// mesh or out of it, and says the same of both.
+async fn pods_with_users_of_their_own_start_where_they_do_without_the_mesh(case: &Case<'_>) {
     strict(case).await;
     case.apply(&simple("inside", "hostUsers: false,", ""));
     case.apply(&simple("outside", "hostUsers: false,", "").replace("app: outside", "weir.dev/inject: 'false'"));
+    let (pods, events) = (case.api::<Pod>(), case.api::<Event>());
+    let mut ends = Vec::new();
     for name in ["inside", "outside"] {
-        let events: Api<Event> = case.api();
-        until("an event", async || {
-            let events =
-                events.list(&ListParams::default().fields(&format!("involvedObject.name={name}"))).await.unwrap();
-            events.iter().any(|event| event.reason.as_deref() == Some("FailedCreatePodSandBox"))
-        })
-        .await;
-        println!("{}", case.kubectl(&["get", "events", &format!("--field-selector=involvedObject.name={name}")]));
+        let end = Instant::now() + PATIENCE;
+        let refused =
+            ListParams::default().fields(&format!("involvedObject.name={name},reason=FailedCreatePodSandBox"));
+        let became = loop {
+            if weir_cluster::is_ready(&pods.get(name).await.unwrap()) {
+                break "ready".to_owned();
+            }
+            let event = events.list(&refused).await.unwrap().items.into_iter().next();
+            if let Some(message) = event.and_then(|event| event.message) {
+                break message;
+            }
+            assert!(Instant::now() < end, "{name} neither starts nor fails");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        ends.push(became);
     }
-    let inside = case.api::<Pod>().get("inside").await.unwrap();
+    println!("  a pod with hostUsers: false: {}", ends[1]);
+    assert_eq!(ends[0], ends[1]);
+    let inside = pods.get("inside").await.unwrap();
     assert!(has_proxy(&inside) && inside.spec.unwrap().host_users == Some(false), "injected, and the field is kept");
+    if ends[0] == "ready" {
+        case.exec("inside", &["/app", "fetch", PEER]);
+    }
 }
 
 fn main() -> ExitCode {
@@ -684,7 +699,7 @@ fn main() -> ExitCode {
             metrics_of_application_and_proxy_are_scraped_together,
             the_proxy_outlives_the_application,
             the_nodes_network_and_the_clusters_own_pods_are_untouched,
-            pods_with_users_of_their_own_are_what_they_are_without_the_mesh,
+            pods_with_users_of_their_own_start_where_they_do_without_the_mesh,
         ],
     )
 }
