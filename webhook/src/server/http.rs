@@ -101,9 +101,9 @@ async fn judge(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> R
             app.metrics.reviewed(answer.result, took);
             let (object, result) = (answer.object, answer.result.as_str());
             match answer.message {
-                Some(message) => tracing::warn!(object, result, elapsed_us, message, "review"),
+                Some(reason) => tracing::warn!(object, result, elapsed_us, reason, "review"),
                 None if !answer.warnings.is_empty() => {
-                    tracing::warn!(object, result, elapsed_us, message = answer.warnings.join("; "), "review");
+                    tracing::warn!(object, result, elapsed_us, reason = answer.warnings.join("; "), "review");
                 }
                 None if answer.result == Judgement::Skipped => tracing::debug!(object, result, elapsed_us, "review"),
                 None => tracing::info!(object, result, elapsed_us, "review"),
