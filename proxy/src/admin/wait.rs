@@ -11,8 +11,9 @@ use std::{
 
 use weir_mesh::ports;
 
-/// How often it asks.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Shortest and longest pause between two questions. A pod is ready some 50 ms after its proxy has started, and every pod waits for it.
+const PAUSE: Duration = Duration::from_millis(2);
+const LONG_PAUSE: Duration = Duration::from_millis(50);
 /// Longest single attempt.
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// Longest answer that is read, in bytes.
@@ -31,17 +32,20 @@ pub fn wait(timeout: Duration) -> Result<(), String> {
 /// # Errors
 /// As [`wait`].
 pub fn wait_for(address: SocketAddr, timeout: Duration) -> Result<(), String> {
-    let until = Instant::now() + timeout;
+    let begun = Instant::now();
+    let until = begun + timeout;
     loop {
+        // A twentieth of the time so far is never much to have waited too long.
+        let pause = (begun.elapsed() / 20).clamp(PAUSE, LONG_PAUSE);
         let left = until.saturating_duration_since(Instant::now());
-        let why = match ask(address, left.min(ATTEMPT).max(PAUSE)) {
+        let why = match ask(address, left.min(ATTEMPT).max(pause)) {
             Ok(()) => return Ok(()),
             Err(why) => why,
         };
-        if until.saturating_duration_since(Instant::now()) <= PAUSE {
+        if until.saturating_duration_since(Instant::now()) <= pause {
             return Err(format!("the proxy is not ready after {} s: {why}", timeout.as_secs()));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 
