@@ -115,10 +115,8 @@ async fn without_the_agents_new_pods_start_and_are_in_the_mesh(case: &Case<'_>) 
         case.ready(name).await;
     }
     // Under STRICT: by mutual TLS from the mesh, and not otherwise.
-    let said = case.exec("mesh-one", &["/app", "fetch", "http://mesh-two/"]);
-    assert!(said.contains(r#""pod":"mesh-two""#), "{said}");
-    let said = case.exec("plain-one", &["/app", "fetch", "http://plain-two/"]);
-    assert!(said.contains(r#""pod":"plain-two""#), "{said}");
+    answers(case, "mesh-one", "mesh-two").await;
+    answers(case, "plain-one", "plain-two").await;
     assert_refused(case, "plain-one", "http://mesh-two/");
 
     // Half of it gone, and nobody there to repair it: the runtime starts nothing, and says what is missing.
@@ -140,7 +138,7 @@ async fn without_the_agents_new_pods_start_and_are_in_the_mesh(case: &Case<'_>) 
     for name in ["mesh-late", "plain-late"] {
         case.ready(name).await;
     }
-    case.exec("mesh-late", &["/app", "fetch", "http://mesh-two/"]);
+    answers(case, "mesh-late", "mesh-two").await;
 }
 
 /// What the events of a pod say.
@@ -151,6 +149,16 @@ async fn events(case: &Case<'_>, pod: &str) -> Vec<String> {
         format!("{}: {}", event.reason.as_deref().unwrap_or("?"), event.message.as_deref().unwrap_or("?"))
     };
     events.iter().map(text).collect()
+}
+
+/// A Service answers; it may be news to the node that it has an endpoint.
+async fn answers(case: &Case<'_>, from: &str, service: &str) {
+    let url = format!("http://{service}/");
+    let fetch = ["--namespace", case.namespace, "exec", from, "--", "/app", "fetch", "--seconds=3", &url];
+    until(&format!("{service} answers {from}"), async || {
+        case.cluster.kubectl(&fetch).is_ok_and(|said| said.contains(&format!(r#""pod":"{service}""#)))
+    })
+    .await;
 }
 
 fn assert_refused(case: &Case<'_>, from: &str, url: &str) {
@@ -179,13 +187,14 @@ async fn damaged_files_are_repaired_within_a_second(case: &Case<'_>) {
             // Measured beside the file: neither this process nor an API is on the way. Prints milliseconds.
             let measured = node
                 .shell(&format!(
-                    "f={file}; cp -p $f /run/whole; state() {{ stat -c '%a %s %u' $1 2>/dev/null; }}
+                    "f={file}; cp -p $f /run/whole; before=$(stat -c %i $f); state() {{ stat -c '%a %s %u' $1 2>/dev/null; }}
                      {script}
                      begun=$(date +%s%N)
                      while ! cmp -s $f /run/whole || [ \"$(state $f)\" != \"$(state /run/whole)\" ]; do
                        test $(( $(date +%s%N) - begun )) -lt 15000000000 || {{ ls -l $f; echo never; exit 1; }}
                      done
-                     echo $(( ($(date +%s%N) - begun) / 1000000 ))"
+                     echo $(( ($(date +%s%N) - begun) / 1000000 ))
+                     test $(stat -c %i $f) != $before || {{ echo 'not another file: it was not damaged'; exit 1; }}"
                 ))
                 .unwrap_or_else(|error| panic!("{file} {damage}: {error:#}"));
             let took = Duration::from_millis(measured.trim().parse().unwrap());
@@ -199,7 +208,7 @@ async fn damaged_files_are_repaired_within_a_second(case: &Case<'_>) {
     case.apply(&server("two", "node2", true));
     case.ready("one").await;
     case.ready("two").await;
-    case.exec("one", &["/app", "fetch", "http://two/"]);
+    answers(case, "one", "two").await;
 }
 
 /// A node's power goes and comes back: its pods' processes, networks and /run are gone, and so are, as on nodes whose system is an
@@ -242,17 +251,47 @@ fn termination_message(pod: &Pod) -> Option<String> {
     ended(&status.state).or_else(|| ended(&status.last_state))
 }
 
-/// Runs a program of the node in the network of the pod with this address, as a user whom no rule exempts.
-fn from_network_of(case: &Case<'_>, number: usize, address: &str, command: &str) -> anyhow::Result<String> {
-    case.cluster.node(number).shell(&format!(
-        "for netns in /run/netns/*; do
-           if nsenter --net=$netns ip -oneline address | grep -q ' {address}/'; then nsenter --net=$netns {command}; exit; fi
-         done; echo no network of {address}; exit 1"
-    ))
+/// Network namespace and address of a pod whose proxy runs, as its node's runtime has them: the API does not say while the kubelet
+/// waits for the proxy.
+async fn network_of(case: &Case<'_>, number: usize, pod: &str) -> (String, String) {
+    let of = |kind: &str| {
+        let pod = format!(
+            r#"labels."io.kubernetes.pod.namespace"=={},labels."io.kubernetes.pod.name"=={pod}"#,
+            case.namespace
+        );
+        format!(r#"$ctr containers ls --quiet '{pod},labels."io.cri-containerd.kind"=={kind}'"#)
+    };
+    let script = format!(
+        "ctr='ctr --namespace k8s.io'; running=$($ctr tasks ls)
+         up() {{ echo \"$running\" | grep \"^$1 \" | grep -q RUNNING; }}
+         for sandbox in $({}); do
+           up $sandbox || continue
+           for container in $({}); do
+             up $container || continue
+             netns=$($ctr containers info $sandbox | grep -o '/[a-z/]*/netns/[^\"]*' | head -n 1)
+             nsenter --net=$netns ip -oneline -4 address show eth0 | sed \"s|.*inet \\([0-9.]*\\)/.*|$netns \\1|\"
+           done
+         done",
+        of("sandbox"),
+        of("container"),
+    );
+    let mut found = None;
+    until(&format!("the proxy of {pod} runs"), async || {
+        let said = case.cluster.node(number).shell(&script).unwrap_or_default();
+        found = said.lines().next().and_then(|line| line.split_once(' ')).map(|(a, b)| (a.to_owned(), b.to_owned()));
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Runs a program of the node in a pod's network, as a user whom no rule exempts.
+fn within(case: &Case<'_>, number: usize, netns: &str, command: &str) -> anyhow::Result<String> {
+    case.cluster.node(number).shell(&format!("nsenter --net={netns} {command}"))
 }
 
 /// Point (c).
-async fn pods_that_started_without_the_plugin_stay_closed_until_they_are_healed(case: &Case<'_>) {
+async fn pods_that_started_without_the_plugin_stay_closed_until_healed(case: &Case<'_>) {
     mesh::installed(case).await;
     mesh::strict(case);
     case.apply(&server("target", "node1", true));
@@ -274,27 +313,20 @@ async fn pods_that_started_without_the_plugin_stay_closed_until_they_are_healed(
     let restarted = |pod: &Pod| status(pod, "app").is_some_and(|app| app.restart_count > 0) && is_ready(pod);
     case.until("plain-old", "is ready again", |pod: &Pod| restarted(pod).then_some(())).await;
     case.ready("plain-fresh").await;
-    let said = case.exec("plain-fresh", &["/app", "fetch", "http://plain-old/"]);
-    assert!(said.contains(r#""pod":"plain-old""#), "{said}");
+    answers(case, "plain-fresh", "plain-old").await;
 
     let pods: Api<Pod> = case.api();
     let mut told = Vec::new();
     for name in ["old", "fresh"] {
-        // The proxy runs and the application does not, for as long as it takes until the proxy gives up.
-        let running = |pod: &Pod| {
-            let proxy = status(pod, PROXY_CONTAINER)?.state.as_ref()?.running.clone()?;
-            let new = name == "fresh" || status(pod, PROXY_CONTAINER)?.restart_count > 0;
-            (new && proxy.started_at.is_some()).then(|| address(pod))
-        };
-        let address = case.until(name, "its proxy runs", running).await;
+        let (netns, address) = network_of(case, 2, name).await;
         // Were there an application, nothing would keep it inside: its calls would go out as they are, around access rules ...
-        let out = from_network_of(case, 2, &address, &format!("curl --silent --fail http://{plain}:8080/"));
+        let out = within(case, 2, &netns, &format!("curl --silent --fail http://{plain}:8080/"));
         let said = out.unwrap();
         assert!(said.contains(&format!(r#""peer":"{address}""#)), "it is not redirected: {said}");
         let strict = format!("curl --silent --show-error --fail --max-time 3 http://{strict}:8080/");
-        assert!(from_network_of(case, 2, &address, &strict).is_err(), "no mutual TLS from here");
+        assert!(within(case, 2, &netns, &strict).is_err(), "no mutual TLS from here");
         // ... and so would be calls to it.
-        let rules = from_network_of(case, 2, &address, "nft list ruleset").unwrap();
+        let rules = within(case, 2, &netns, "nft list ruleset").unwrap();
         assert!(!rules.contains("weir"), "{rules}");
         told.push((name, address));
     }
@@ -336,8 +368,7 @@ async fn pods_that_started_without_the_plugin_stay_closed_until_they_are_healed(
     println!("  ready {:.0} s after the agent", healed.elapsed().as_secs_f64());
     assert_eq!(before, [pods.get("old").await.unwrap().uid(), pods.get("fresh").await.unwrap().uid()], "the same pods");
     for name in ["old", "fresh"] {
-        let said = case.exec(name, &["/app", "fetch", "http://target/"]);
-        assert!(said.contains(r#""pod":"target""#), "{said}");
+        answers(case, name, "target").await;
         assert_refused(case, "plain-fresh", &format!("http://{name}/"));
     }
 }
@@ -349,7 +380,7 @@ fn main() -> ExitCode {
         cases![
             without_the_agents_new_pods_start_and_are_in_the_mesh,
             damaged_files_are_repaired_within_a_second,
-            pods_that_started_without_the_plugin_stay_closed_until_they_are_healed,
+            pods_that_started_without_the_plugin_stay_closed_until_healed,
         ],
     )
 }
