@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
 use std::{
-    process::{Child, ExitCode, Stdio},
+    io::{BufRead as _, BufReader},
+    process::{Child, ChildStdout, ExitCode, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -58,11 +59,38 @@ fn route(backends: &[(&str, u32)]) -> String {
     )
 }
 
-/// Runs kubectl in the test's namespace beside everything else.
-fn start(case: &Case<'_>, arguments: &[&str]) -> Child {
-    let mut kubectl = case.cluster.tool("kubectl");
-    kubectl.args(["--namespace", case.namespace]).args(arguments);
-    kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+/// Requests to the Service `shop` from a pod, beside everything else, until a version answers so many one after the other.
+struct Running {
+    kubectl: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Returns when a first request was answered.
+    fn start(case: &Case<'_>, pod: &str, until: &str) -> Self {
+        let mut kubectl = case.cluster.tool("kubectl");
+        kubectl.args(["--namespace", case.namespace, "exec", pod, "--quiet", "--", "/app", "fetch", "http://shop/"]);
+        kubectl.args(["--count=100000", "--concurrency=2", "--pause-ms=2", "--until", until]);
+        let mut kubectl = kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut running = Self { output: BufReader::new(kubectl.stdout.take().unwrap()), kubectl };
+        assert_eq!(running.line(), "answered\n", "{pod}");
+        running
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Who answered. Every request was answered with 200.
+    fn end(mut self) -> Value {
+        let said: Value = serde_json::from_str(&self.line()).unwrap();
+        assert!(self.kubectl.wait().unwrap().success() && said["failures"] == json!([]), "{said}");
+        let statuses = said["statuses"].as_object().unwrap();
+        assert!(statuses.len() == 1 && statuses.contains_key("200"), "{said}");
+        said
+    }
 }
 
 /// Requests to the Service `shop`, and who answered them.
@@ -170,34 +198,21 @@ async fn a_change_is_in_force_within_a_second_and_loses_nothing(case: &Case<'_>)
     until_all(case, "v1", &json!({"200": 20}), NOTICED).await;
     let (mut from_return, mut from_start) = (Vec::new(), Vec::new());
     for (old, new) in [("v1", "v2"), ("v2", "v1"), ("v1", "v2"), ("v2", "v1"), ("v1", "v2")] {
-        let until = format!("--until={new}:200");
-        let arguments = [
-            "exec",
-            "client",
-            "--",
-            "/app",
-            "fetch",
-            "http://shop/",
-            "--count=100000",
-            "--concurrency=2",
-            "--pause-ms=2",
-            &until,
-        ];
-        let requests = start(case, &arguments);
-        // It answers for a while as it was.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let until = format!("{new}:200");
+        // On both nodes: each proxy has its own stream, from whichever replica of the control plane.
+        let requests = ["client", "v2"].map(|pod| Running::start(case, pod, &until));
         let started = now_ms();
         case.apply(&route(&[(old, 0), (new, 1)]));
         let returned = now_ms();
-        let output = tokio::task::spawn_blocking(|| requests.wait_with_output()).await.unwrap().unwrap();
-        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(output.status.success() && said["failures"] == json!([]), "{said}");
-        assert_eq!(said["statuses"].as_object().unwrap().len(), 1, "{said}");
-        assert!(answers(&said, old) > 0, "it began too late to tell: {said}");
-        let last = said["versions"][old]["last_ms"].as_u64().unwrap();
+        let mut last = 0;
+        for requests in requests {
+            let said = requests.end();
+            assert!(answers(&said, old) > 0, "{said}");
+            assert!(said["versions"][new]["first_ms"].as_u64().unwrap() >= started, "{said}");
+            last = last.max(said["versions"][old]["last_ms"].as_u64().unwrap());
+        }
         from_return.push(last as i64 - returned as i64);
         from_start.push(last as i64 - started as i64);
-        assert!(said["versions"][new]["first_ms"].as_u64().unwrap() >= started, "{said}");
     }
     println!(
         "  the last request by the old rule was sent {from_return:?} ms after kubectl had ended, {from_start:?} ms after it was started"
@@ -276,24 +291,9 @@ async fn kinds_that_go_while_weir_runs_do_no_harm(case: &Case<'_>) {
     until_all(case, "v2", &json!({"200": 20}), NOTICED).await;
     let before = restarts(case);
     // Every route of the cluster goes with its kind: calls go on, to the Service's own pods.
-    let arguments = [
-        "exec",
-        "client",
-        "--",
-        "/app",
-        "fetch",
-        "http://shop/",
-        "--count=100000",
-        "--concurrency=2",
-        "--pause-ms=5",
-        "--until=v1:500",
-    ];
-    let requests = start(case, &arguments);
+    let requests = Running::start(case, "client", "v1:500");
     case.cluster.kubectl(&["delete", "crd", CRD]).unwrap();
-    let output = tokio::task::spawn_blocking(|| requests.wait_with_output()).await.unwrap().unwrap();
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(output.status.success() && said["failures"] == json!([]), "{said}");
-    assert_eq!(said["statuses"].as_object().unwrap().len(), 1, "{said}");
+    assert!(answers(&requests.end(), "v2") > 0);
     // What else changes is heard while the kind is missing.
     case.kubectl(&["patch", "service", "shop", "--type=merge", "--patch", r#"{"spec": {"selector": {"app": "v2"}}}"#]);
     until_all(case, "v2", &json!({"200": 20}), PATIENCE).await;

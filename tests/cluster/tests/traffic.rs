@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 use weir_cluster::{
     Case, Options, cases, mesh,
@@ -80,6 +80,15 @@ async fn service_addresses(case: &Case<'_>, name: &str) -> Vec<String> {
     case.until(name, "has addresses", |service: &Service| service.spec.clone()?.cluster_ips).await
 }
 
+/// A Service without a selector, and its one endpoint.
+fn by_hand(name: &str, address: &str, port: u16) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{name: http, port: 80}}]}}}}
+---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}},
+  addressType: IPv4, endpoints: [{{addresses: ['{address}']}}], ports: [{{name: http, port: {port}}}]}}\n"
+    )
+}
+
 async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
     mesh::joined(case).await;
     mesh::strict(case);
@@ -91,10 +100,13 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
     assert!(first.len() == 2 && of_pod.len() == 2 && second.len() == 1 && second[0].contains(':'));
     case.ready("client").await;
     case.ready("outside").await;
+    case.apply(&by_hand("manual", &of_pod[0], 8080));
 
     let full = format!("web.{}.svc.cluster.local", case.namespace);
     let stateful = format!("web-0.names.{}.svc.cluster.local", case.namespace);
-    pods::known(case, "client", &[&full, &stateful, &format!("six.{}.svc.cluster.local", case.namespace)]).await;
+    let by_hand = format!("manual.{}.svc.cluster.local", case.namespace);
+    let six = format!("six.{}.svc.cluster.local", case.namespace);
+    pods::known(case, "client", &[&full, &stateful, &six, &by_hand]).await;
     let mut urls: Vec<(String, &str)> = vec![
         // A ClusterIP by all of its names; named target ports; several ports in one Service; a port of no declared protocol.
         ("web".to_owned(), "first"),
@@ -107,8 +119,9 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
         ("names:8080".to_owned(), "first"),
         ("web-0.names:8080".to_owned(), "first"),
         (format!("{stateful}:8080"), "first"),
-        // IPv6 only; another name for a Service.
+        // IPv6 only; endpoints by hand; another name for a Service.
         ("six".to_owned(), "first"),
+        ("manual".to_owned(), "first"),
         ("alias".to_owned(), "first"),
         ("alias:81".to_owned(), "second"),
     ];
@@ -150,10 +163,10 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
     assert!(refused.iter().all(Value::is_null), "{refused:?}");
 }
 
-async fn node_ports_serve_callers_from_outside(case: &Case<'_>) {
+async fn node_ports_and_host_ports_serve_callers_from_outside(case: &Case<'_>) {
     mesh::joined(case).await;
     case.apply(
-        &(Wanted::new("web", "node2").with(&[container("web", "serve", 8080)])
+        &(Wanted::new("web", "node2").with(&[container("web", "serve", 8080).replace("8080}]", "8080, hostPort: 18081}]")])
             + "---\n{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: NodePort, ipFamilyPolicy: RequireDualStack,
   selector: {app: web}, ports: [{name: http, port: 80, targetPort: web}]}}"),
     );
@@ -165,8 +178,11 @@ async fn node_ports_serve_callers_from_outside(case: &Case<'_>) {
         .unwrap();
     let nodes: Vec<&str> = nodes.split_whitespace().collect();
     assert_eq!(nodes.len(), 4, "two nodes, both families: {nodes:?}");
-    for address in nodes {
-        let host = format!("{}:{port}", in_url(address));
+    let mut hosts: Vec<String> = nodes.iter().map(|address| format!("{}:{port}", in_url(address))).collect();
+    // A port of the node itself, where the pod is.
+    let node = case.api::<Pod>().get("web").await.unwrap().status.unwrap().host_ip.unwrap();
+    hosts.push(format!("{node}:18081"));
+    for host in hosts {
         // The rules of a new Service are on the nodes within a second or so.
         let curl = format!(
             "curl --silent --show-error --fail --globoff --max-time 3 --retry 10 --retry-all-errors --retry-delay 1 http://{host}/"
@@ -175,7 +191,7 @@ async fn node_ports_serve_callers_from_outside(case: &Case<'_>) {
         assert_eq!((&said["pod"], &said["headers"]["host"]), (&json!("web"), &json!([host])));
     }
     let plain = count(case, "web", "istio_requests_total", &[AT_SERVER, r#"connection_security_policy="none""#]);
-    assert!(plain >= 4.0, "{plain} in plaintext");
+    assert!(plain >= 5.0, "{plain} in plaintext");
 }
 
 /// Headers that the mesh adds, as docs/traffic.md has it.
@@ -223,12 +239,14 @@ async fn requests_are_as_without_a_mesh(case: &Case<'_>) {
         let pod = case.ready(pod).await;
         of_pod.push(addresses(&pod));
     }
+    case.apply(&by_hand("manual", &of_pod[2][0], 18080));
     let name = |service: &str| format!("{service}.{}.svc.cluster.local", case.namespace);
     for caller in ["caller-in", "caller-out"] {
-        pods::known(case, caller, &[&name("in"), &name("out"), "outside.example"]).await;
+        pods::known(case, caller, &[&name("in"), &name("out"), &name("manual"), "outside.example"]).await;
     }
-    let mut urls: Vec<String> =
-        ["in", "in:81", "out", "out:81", "elsewhere:18080", "outside.example:18080"].map(str::to_owned).into();
+    let mut urls: Vec<String> = ["in", "in:81", "out", "out:81", "manual", "elsewhere:18080", "outside.example:18080"]
+        .map(str::to_owned)
+        .into();
     urls.extend(["in", "out"].map(&name));
     for name in ["in", "out"] {
         urls.extend(service_addresses(case, name).await.iter().map(|address| in_url(address)));
@@ -432,6 +450,18 @@ async fn every_protocol_crosses_the_border_of_the_mesh(case: &Case<'_>) {
             waits.push(said["ms"].as_u64().unwrap());
         }
     }
+    // The API server's Service has endpoints that are no pods, and speaks TLS.
+    let curl = [
+        "/usr/bin/curl",
+        "--silent",
+        "--show-error",
+        "--insecure",
+        "--max-time",
+        "5",
+        "https://kubernetes.default.svc.cluster.local/livez",
+    ];
+    let answers = ["caller-in", "caller-out"].map(|caller| case.exec(caller, &curl));
+    assert_eq!(answers[0], answers[1]);
     println!("  servers that speak first, declared and not, in and out: {waits:?} ms");
     assert!(waits.iter().all(|&ms| ms < 1000), "{waits:?}");
     let none = [AT_SERVER, r#"connection_security_policy="none""#];
@@ -539,7 +569,7 @@ fn main() -> ExitCode {
             grpc_streams_and_websockets_cross_nodes,
             every_protocol_crosses_the_border_of_the_mesh,
             redis_works_and_mariadb_speaks_first_without_a_wait,
-            node_ports_serve_callers_from_outside,
+            node_ports_and_host_ports_serve_callers_from_outside,
         ],
     )
 }

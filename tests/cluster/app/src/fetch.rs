@@ -42,7 +42,8 @@ pub(crate) struct Arguments {
     /// As many requests; then only who answered how often is printed, as one line of JSON
     #[arg(long)]
     count: Option<u32>,
-    /// Ends sooner, when this version has answered so many requests one after the other: VERSION:NUMBER
+    /// Ends sooner, when this version has answered so many requests one after the other: VERSION:NUMBER. Prints a line when a
+    /// first request, which is not counted, was answered
     #[arg(long, requires = "count", value_parser = version_and_number)]
     until: Option<(String, u32)>,
     /// Kept connections that share the requests
@@ -134,6 +135,10 @@ struct Answers {
 
 async fn many(arguments: &Arguments, count: u32) -> Result<ExitCode> {
     let begun = Instant::now();
+    if arguments.until.is_some() {
+        once(arguments, &mut None).await?;
+        println!("answered");
+    }
     let (left, row) = (Cell::new(count), Cell::new(0));
     let all = join_all((0..arguments.concurrency.max(1)).map(|_| some(arguments, &left, &row))).await;
     let mut versions: BTreeMap<String, Answers> = BTreeMap::new();
