@@ -91,7 +91,9 @@ pub fn inject_pod(settings: &Settings, pod: &Value, namespace: &str) -> Result<O
     let own = own_containers(settings, &user, &mut reasons);
     let own_names: Vec<&str> = own.iter().map(|container| container.name).collect();
     reasons.extend(reserved_volumes(&user));
-    reasons.extend(user.clashes(&own_names));
+    // What has taken the place of ours is said to, and not what else is wrong with it.
+    let replaced = !reasons.is_empty();
+    reasons.extend(user.clashes(&[names::PROXY_CONTAINER, names::INIT_CONTAINER]));
     let of_user = user.annotations().filter(|(name, _)| *name != parts::ROOTS_ANNOTATION);
     let pod_settings = PodSettings::from_annotations(of_user).unwrap_or_else(|errors| {
         reasons.extend(errors.into_iter().map(Reason::Annotation));
@@ -103,6 +105,10 @@ pub fn inject_pod(settings: &Settings, pod: &Value, namespace: &str) -> Result<O
     let known = proxy_now.map(|proxy| appcalls::known(proxy.raw)).unwrap_or_default();
     let excluded = &pod_settings.capture.exclude_inbound_ports;
     let calls = appcalls::rewrite(&user, &mut editor, &own_names, excluded, &known, &mut warnings, &mut reasons)?;
+
+    if replaced {
+        reasons.retain(|reason| !matches!(reason, Reason::LostCall(_)));
+    }
 
     let class =
         qos::class(pod, user.containers.iter().filter(|c| c.list != List::Ephemeral && !own_names.contains(&c.name)));

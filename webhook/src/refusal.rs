@@ -37,7 +37,7 @@ pub enum Reason {
     )]
     ProxyUser(String),
     /// A container or volume with one of our names that is not ours.
-    #[error("{0} is a name of the mesh: rename it")]
+    #[error("{0} is a name of the mesh: rename it, or find the webhook that has put another in its place")]
     ReservedName(String),
     /// A container port that the proxy listens on.
     #[error("{path} is {port}, a port of the proxy: serve on another port")]
