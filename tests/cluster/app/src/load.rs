@@ -238,8 +238,7 @@ impl Load {
         mut request: Request<Full<Bytes>>,
         keep: bool,
     ) -> Result<(Sender, Response<Incoming>), String> {
-        while keep {
-            let Some((since, mut sender)) = self.pool().pop_back() else { break };
+        while let Some((since, mut sender)) = keep.then(|| self.pool().pop_back()).flatten() {
             if since.elapsed() > IDLE || sender.ready().await.is_err() {
                 continue;
             }
