@@ -163,6 +163,50 @@ async fn every_address_leads_to_the_other_node_by_mutual_tls(case: &Case<'_>) {
     assert!(refused.iter().all(Value::is_null), "{refused:?}");
 }
 
+async fn peers_find_each_other_before_they_are_ready(case: &Case<'_>) {
+    mesh::joined(case).await;
+    mesh::strict(case);
+    // As databases form a cluster: none is ready before it has heard all, by their names.
+    case.apply(
+        "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: peer}
+spec:
+  serviceName: peers
+  replicas: 2
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: peer}}
+  template:
+    metadata: {labels: {app: peer}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: peer}}}
+      containers:
+      - name: app
+        image: weir.test/app:1
+        args: [serve]
+        readinessProbe:
+          exec: {command: [/bin/sh, -ec, 'for n in 0 1; do /app fetch --seconds 2 http://peer-$n.peers:8080/; done']}
+          periodSeconds: 1
+          timeoutSeconds: 5
+---
+apiVersion: v1
+kind: Service
+metadata: {name: peers}
+spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: peer}, ports: [{name: http, port: 8080}]}
+",
+    );
+    let peers = case.ready_with("app=peer", 2).await;
+    let nodes: std::collections::BTreeSet<_> =
+        peers.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    assert_eq!(nodes.len(), 2);
+    for peer in ["peer-0", "peer-1"] {
+        assert!(count(case, peer, "istio_requests_total", &[AT_SERVER, MUTUAL]) > 0.0, "{peer}");
+    }
+}
+
 async fn node_ports_and_host_ports_serve_callers_from_outside(case: &Case<'_>) {
     mesh::joined(case).await;
     case.apply(
@@ -182,7 +226,7 @@ async fn node_ports_and_host_ports_serve_callers_from_outside(case: &Case<'_>) {
     // A port of the node itself, where the pod is.
     let node = case.api::<Pod>().get("web").await.unwrap().status.unwrap().host_ip.unwrap();
     hosts.push(format!("{node}:18081"));
-    for host in hosts {
+    for host in &hosts {
         // The rules of a new Service are on the nodes within a second or so.
         let curl = format!(
             "curl --silent --show-error --fail --globoff --max-time 3 --retry 10 --retry-all-errors --retry-delay 1 http://{host}/"
@@ -192,6 +236,15 @@ async fn node_ports_and_host_ports_serve_callers_from_outside(case: &Case<'_>) {
     }
     let plain = count(case, "web", "istio_requests_total", &[AT_SERVER, r#"connection_security_policy="none""#]);
     assert!(plain >= 5.0, "{plain} in plaintext");
+    // Who calls from outside has no identity.
+    mesh::strict(case);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    for host in &hosts {
+        let curl = format!("curl --silent --show-error --globoff --max-time 3 http://{host}/");
+        while case.cluster.outside().shell(&curl).is_ok() {
+            assert!(std::time::Instant::now() < end, "{host} still answers in plaintext");
+        }
+    }
 }
 
 /// Headers that the mesh adds, as docs/traffic.md has it.
@@ -569,6 +622,7 @@ fn main() -> ExitCode {
             grpc_streams_and_websockets_cross_nodes,
             every_protocol_crosses_the_border_of_the_mesh,
             redis_works_and_mariadb_speaks_first_without_a_wait,
+            peers_find_each_other_before_they_are_ready,
             node_ports_and_host_ports_serve_callers_from_outside,
         ],
     )
