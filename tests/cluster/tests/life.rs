@@ -651,7 +651,7 @@ async fn the_nodes_network_and_the_clusters_own_pods_are_untouched(case: &Case<'
 
 /// User namespaces are the runtime's: containerd has them from version 2 on. With an older one the kubelet starts no such pod, in the
 /// mesh or out of it, and says the same of both.
-async fn pods_with_users_of_their_own_start_where_they_do_without_the_mesh(case: &Case<'_>) {
+async fn pods_with_users_of_their_own_are_as_without_the_mesh(case: &Case<'_>) {
     strict(case).await;
     case.apply(&simple("inside", "hostUsers: false,", ""));
     case.apply(&simple("outside", "hostUsers: false,", "").replace("app: outside", "weir.dev/inject: 'false'"));
@@ -699,7 +699,7 @@ fn main() -> ExitCode {
             metrics_of_application_and_proxy_are_scraped_together,
             the_proxy_outlives_the_application,
             the_nodes_network_and_the_clusters_own_pods_are_untouched,
-            pods_with_users_of_their_own_start_where_they_do_without_the_mesh,
+            pods_with_users_of_their_own_are_as_without_the_mesh,
         ],
     )
 }
