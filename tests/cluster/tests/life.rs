@@ -579,6 +579,18 @@ async fn metrics_of_application_and_proxy_are_scraped_together(case: &Case<'_>) 
     assert!(text.contains("\napp_requests_total ") && text.contains("istio_requests_total{"), "{text}");
 }
 
+/// Who takes a port out of the mesh takes it out for everybody: callers of the mesh do not try mutual TLS there.
+async fn an_excluded_port_is_plain_for_all_callers(case: &Case<'_>) {
+    strict(case).await;
+    let excluded = "annotations: {weir.dev/exclude-inbound-ports: '8080'}";
+    case.apply(&simple("open", "", "").replace("labels: {app: open}", excluded));
+    let url = format!("http://{}:8080/", address(&case.ready("open").await));
+    let fetch = ["exec", "--namespace=peers", "deployment/peer", "--", "/app", "fetch", &url];
+    for said in [outsider(case, &url).unwrap(), case.cluster.kubectl(&fetch).unwrap()] {
+        assert!(!said.contains("127.0.0.6"), "it passes no proxy: {said}");
+    }
+}
+
 async fn the_proxy_outlives_the_application(case: &Case<'_>) {
     strict(case).await;
     // An application with last words: after its preStop, after SIGTERM, and two seconds later.
@@ -697,6 +709,7 @@ fn main() -> ExitCode {
             hooks_of_every_kind_are_called,
             the_class_of_a_pod_is_kept,
             metrics_of_application_and_proxy_are_scraped_together,
+            an_excluded_port_is_plain_for_all_callers,
             the_proxy_outlives_the_application,
             the_nodes_network_and_the_clusters_own_pods_are_untouched,
             pods_with_users_of_their_own_are_as_without_the_mesh,
