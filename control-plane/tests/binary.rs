@@ -33,9 +33,15 @@ fn route(weight: u32) -> String {
 }
 
 fn csr() -> (rcgen::KeyPair, String) {
+    csr_for(None)
+}
+
+/// A signing request, for an identity or for nobody.
+fn csr_for(identity: Option<&str>) -> (rcgen::KeyPair, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["evil.example".into()]).unwrap();
-    params.subject_alt_names.push(rcgen::SanType::URI("spiffe://cluster.local/ns/bank/sa/root".try_into().unwrap()));
+    let identity = identity.map(|uri| rcgen::SanType::URI(uri.try_into().unwrap()));
+    params.subject_alt_names.extend(identity);
     let csr = params.serialize_request(&key).unwrap().pem().unwrap();
     (key, csr)
 }
@@ -329,6 +335,9 @@ async fn a_certificate_is_for_the_callers_own_identity() {
     assert!((second.validity().not_after.timestamp() - now - 60).abs() <= 5);
     assert_ne!(second.raw_serial(), leaf.raw_serial());
 
+    let (_, others) = csr_for(Some("spiffe://cluster.local/ns/bank/sa/root"));
+    let status = create_certificate(channel.clone(), &token, others, Duration::ZERO).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     for bad in ["", "x", include_str!("data/rsa1024.csr.pem"), &csr.replace('A', "B"), &"A".repeat(60_000)] {
         let status = create_certificate(channel.clone(), &token, bad.to_owned(), Duration::ZERO).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
