@@ -8,6 +8,7 @@ mod balance;
 mod budget;
 mod cluster;
 mod endpoint;
+mod making;
 mod pool;
 
 pub use backend::Backend;

@@ -12,7 +12,10 @@ use std::{
 use rustc_hash::FxHashMap;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{Endpoint, EndpointState};
+use super::{
+    Endpoint, EndpointState,
+    making::{Making, Room},
+};
 use crate::{
     net::{Conn, Io, connect},
     tls::{self, Alpn, HandshakeError, MeshTls},
@@ -84,15 +87,17 @@ impl Connector {
     }
 }
 
-/// Least time for a handshake: on a busy machine it takes longer than a connect.
-const HANDSHAKE: Duration = Duration::from_secs(2);
+/// Least time for a handshake: the peer is there, and what it lacks is processor time. To give up sooner makes it do the same again.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the pod's own application may take to accept.
 const APP_CONNECT: Duration = Duration::from_secs(5);
 
 /// What idle connections are kept under. An endpoint is known by its state, of which there is one for each address and identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+pub enum Key {
+    /// An endpoint's.
     Endpoint { state: *const EndpointState, mesh: bool },
+    /// The application's.
     App(SocketAddr),
 }
 
@@ -130,6 +135,7 @@ pub struct Connected {
 #[derive(Default)]
 pub struct Pool {
     lists: RefCell<FxHashMap<Key, List>>,
+    making: Making<Key>,
 }
 
 impl Pool {
@@ -141,6 +147,16 @@ impl Pool {
     /// The same for the pod's own application.
     pub fn take_app(&self, address: SocketAddr, now: Instant) -> Option<Connected> {
         self.take_key(Key::App(address), now)
+    }
+
+    /// Room for making a connection to an endpoint; none while enough are being made.
+    pub fn room(&self, to: &Endpoint) -> Option<Room<'_, Key>> {
+        self.making.enter(Key::of(to))
+    }
+
+    /// Ready when there may be room for making a connection to an endpoint, or an idle one.
+    pub async fn freed(&self, to: &Endpoint) {
+        self.making.freed(Key::of(to)).await;
     }
 
     fn take_key(&self, key: Key, now: Instant) -> Option<Connected> {
@@ -172,6 +188,7 @@ impl Pool {
             list.idle.pop_front();
         }
         list.idle.push_back(Idle { conn, since: now });
+        self.making.tell_one(key);
     }
 
     /// Closes what has been idle too long or was closed by the peer.

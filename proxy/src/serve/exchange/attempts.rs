@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     NOT_DELIVERED,
@@ -31,6 +31,8 @@ use crate::{
 const ATTEMPTS: usize = 4;
 /// Pause before an endpoint is tried for the second time.
 const PAUSE: Duration = Duration::from_millis(25);
+/// How long a request waits for room to make a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Why a request is sent again: the kept connection that it went out on was dead.
 const DEAD: &str = "dead_connection";
 
@@ -303,19 +305,39 @@ async fn send(
 ) -> Result<(Conn, ResponseHead), Fault> {
     let Connected { conn, reused } = match kept.take(|| worker.pool.take(endpoint, Instant::now())) {
         Some(connected) => connected,
-        None => match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
-            Ok(conn) => {
-                endpoint.state.reached();
-                Connected { conn, reused: false }
-            }
-            Err(error) => {
-                endpoint.state.unreachable(Instant::now());
-                tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
-                return Err(unreachable(&error));
-            }
-        },
+        None => Box::pin(connected(worker, endpoint, kept, limit)).await?,
     };
     over(worker, caller, meant, conn, reused, head, edits, body, out).await
+}
+
+/// A new connection to an endpoint, or a kept one that has become free meanwhile.
+async fn connected(worker: &Worker, endpoint: &Endpoint, kept: Kept, limit: Duration) -> Result<Connected, Fault> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(_room) = worker.pool.room(endpoint) {
+            return match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
+                Ok(conn) => {
+                    endpoint.state.reached();
+                    Ok(Connected { conn, reused: false })
+                }
+                Err(error) => {
+                    endpoint.state.unreachable(Instant::now());
+                    tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
+                    Err(unreachable(&error))
+                }
+            };
+        }
+        let waited = timeout_at(end, worker.pool.freed(endpoint)).await;
+        if let Some(connected) = kept.take(|| worker.pool.take(endpoint, Instant::now())) {
+            return Ok(connected);
+        }
+        // What the others have met would meet this one as well.
+        if waited.is_err() || endpoint.state.is_avoided(Instant::now()) {
+            let detail =
+                format!("no connection to {}: others are being made, and none has come free", endpoint.address);
+            return Err(Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) });
+        }
+    }
 }
 
 /// Sends a request over this connection and waits for the head of the answer. `meant` is the address that the caller called.

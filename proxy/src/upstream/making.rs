@@ -1,0 +1,123 @@
+//! Connections to one endpoint that are being made at the same time: only so many.
+//!
+//! After a moment in which nothing went, hundreds of requests want a connection at once. Were each to make its own, all handshakes
+//! would share the processor, none would end in time, and all that work would be thrown away and begun again. The others wait: for
+//! room, or for a connection that another request has finished with, which mostly comes first.
+
+use std::{cell::RefCell, hash::Hash, rc::Rc};
+
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+
+/// At once, for one endpoint and worker. A worker can not do more handshakes than one at a time; the rest of these are on their way.
+pub(super) const AT_ONCE: usize = 16;
+
+/// Who is making connections to where, for one worker.
+pub(super) struct Making<K>(RefCell<FxHashMap<K, Under>>);
+
+struct Under {
+    count: usize,
+    freed: Rc<Notify>,
+}
+
+impl<K> Default for Making<K> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+/// Room for one connection that is being made.
+pub struct Room<'a, K: Copy + Eq + Hash> {
+    making: &'a Making<K>,
+    key: K,
+}
+
+impl<K: Copy + Eq + Hash> Making<K> {
+    /// Room for another connection, where there is some.
+    pub(super) fn enter(&self, key: K) -> Option<Room<'_, K>> {
+        let mut all = self.0.borrow_mut();
+        let under = all.entry(key).or_insert_with(|| Under { count: 0, freed: Rc::default() });
+        if under.count >= AT_ONCE {
+            return None;
+        }
+        under.count += 1;
+        Some(Room { making: self, key })
+    }
+
+    /// Ready when there may be room, or a connection, for one who waits. At once where nobody is making any.
+    pub(super) async fn freed(&self, key: K) {
+        let freed = self.0.borrow().get(&key).map(|under| under.freed.clone());
+        if let Some(freed) = freed {
+            freed.notified().await;
+        }
+    }
+
+    /// A connection is free: one who waits may have it.
+    pub(super) fn tell_one(&self, key: K) {
+        if let Some(under) = self.0.borrow().get(&key) {
+            under.freed.notify_one();
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Room<'_, K> {
+    fn drop(&mut self) {
+        let mut all = self.making.0.borrow_mut();
+        let Some(under) = all.get_mut(&self.key) else { return };
+        under.count = under.count.saturating_sub(1);
+        under.freed.notify_one();
+        if under.count == 0 {
+            // Nobody is left who would tell the others.
+            under.freed.notify_waiters();
+            all.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, time::Duration};
+
+    use tokio::{task::LocalSet, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_than_so_many_at_once_and_everybody_comes_to_it() {
+        let making = Rc::new(Making::<u8>::default());
+        let (now, most, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let local = LocalSet::new();
+        for _ in 0..500 {
+            let (making, now, most, done) = (making.clone(), now.clone(), most.clone(), done.clone());
+            local.spawn_local(async move {
+                let room = loop {
+                    match making.enter(1) {
+                        Some(room) => break room,
+                        None => making.freed(1).await,
+                    }
+                };
+                now.set(now.get() + 1);
+                most.set(most.get().max(now.get()));
+                tokio::task::yield_now().await;
+                now.set(now.get() - 1);
+                done.set(done.get() + 1);
+                drop(room);
+            });
+        }
+        timeout(Duration::from_secs(10), local).await.unwrap();
+        assert_eq!((done.get(), most.get()), (500, AT_ONCE));
+        assert!(making.0.borrow().is_empty(), "nothing is kept of it");
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_a_free_connection_and_others_are_not_in_the_way() {
+        let making = Making::<u8>::default();
+        let rooms: Vec<_> = (0..AT_ONCE).map(|_| making.enter(1).unwrap()).collect();
+        assert!(making.enter(1).is_none() && making.enter(2).is_some());
+        assert!(timeout(Duration::from_millis(20), making.freed(1)).await.is_err());
+        making.tell_one(1);
+        timeout(Duration::from_secs(5), making.freed(1)).await.unwrap();
+        drop(rooms);
+        timeout(Duration::from_secs(5), making.freed(1)).await.unwrap();
+    }
+}
