@@ -132,6 +132,11 @@ impl<'a> Load<'a> {
         load
     }
 
+    /// Names of the clients' pods.
+    pub fn clients(&self) -> &[String] {
+        &self.clients
+    }
+
     /// Names of the servers' pods that are ready.
     pub async fn servers(&self) -> BTreeSet<String> {
         self.pods().await.iter().filter(|pod| is_ready(pod)).map(|pod| pod.name_any()).collect()
