@@ -92,7 +92,7 @@ impl World {
         }
         match item {
             Item::Service(service) => self.set_service(service.name.clone(), Some(service), touched),
-            Item::Workload(workload) => self.set_workload(workload.name.clone(), Some(workload), touched),
+            Item::Workload(workload) => self.set_workload(workload.name.clone(), Some(*workload), touched),
             Item::Endpoints(set) => self.set_endpoints(set.name.clone(), Some(set), touched),
             Item::Routes(set) => self.set_routes(set.name.clone(), Some(set), touched),
             Item::Namespace(namespace) => {
@@ -135,7 +135,7 @@ impl World {
     fn has(&self, item: &Item) -> bool {
         match item {
             Item::Service(service) => self.services.get(&service.name) == Some(service),
-            Item::Workload(workload) => self.workloads.get(&workload.name) == Some(workload),
+            Item::Workload(workload) => self.workloads.get(&workload.name) == Some(&**workload),
             Item::Endpoints(set) => self.endpoints.get(&set.name) == Some(set),
             Item::Routes(set) => self.routes.get(&set.name) == Some(set),
             Item::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),

@@ -87,7 +87,7 @@ impl Kind for Pod {
     const ITEM: ItemKind = ItemKind::Workload;
 
     fn read(self) -> Read {
-        Item::Workload(frontend::kubernetes::workload(&self)).into()
+        Item::Workload(frontend::kubernetes::workload(&self).into()).into()
     }
 }
 

@@ -47,7 +47,7 @@ pub enum Item {
     /// A service.
     Service(Service),
     /// A pod.
-    Workload(Workload),
+    Workload(Box<Workload>),
     /// Endpoints of a service.
     Endpoints(EndpointSet),
     /// Rules for requests.
@@ -154,7 +154,7 @@ impl Item {
     pub fn of(object: &Object) -> Option<Self> {
         match object {
             Object::Service(service) => Some(Self::Service(frontend::kubernetes::service(service))),
-            Object::Pod(pod) => Some(Self::Workload(frontend::kubernetes::workload(pod))),
+            Object::Pod(pod) => Some(Self::Workload(frontend::kubernetes::workload(pod).into())),
             Object::EndpointSlice(slice) => frontend::kubernetes::endpoints(slice).map(Self::Endpoints),
             Object::HttpRoute(route) => frontend::gateway::routes(route).ok().map(Self::Routes),
             Object::Namespace(namespace) => Some(Self::Namespace(namespace.as_ref().into())),
