@@ -6,6 +6,7 @@
 pub mod annotations;
 pub mod bootstrap;
 pub mod capture;
+pub mod headers;
 pub mod identity;
 pub mod names;
 pub mod ports;

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use weir_mesh::headers::OF_THE_CONNECTION;
 
 use super::chars;
 
@@ -32,20 +33,6 @@ pub enum EditError {
     BadValue,
 }
 
-/// Names that only the codec writes.
-const RESERVED: [&str; 11] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 /// Longest name, as Gateway API has it.
 const MAX_NAME: usize = 256;
 /// Longest value, as Gateway API has it.
@@ -61,7 +48,7 @@ impl Name {
             return Err(EditError::BadName);
         }
         let name = name.to_ascii_lowercase();
-        if RESERVED.contains(&&*name) { Err(EditError::Reserved) } else { Ok(Self(name.into())) }
+        if OF_THE_CONNECTION.contains(&&*name) { Err(EditError::Reserved) } else { Ok(Self(name.into())) }
     }
 
     /// A name known when Weir is built; does not compile in a `const` unless it is a lower-case token.

@@ -1,6 +1,7 @@
 //! HTTPRoute to the model's rules; everything wrong with a route is said by field.
 
 use regex_automata::meta;
+use weir_mesh::headers::OF_THE_CONNECTION;
 
 use crate::{
     gateway::{self as api, Filter, HeaderModifier, HttpRoute, NameMatch, PathMatchType, ValueMatchType},
@@ -302,20 +303,7 @@ impl Reader<'_> {
     /// Framing belongs to the proxy: a rule that changes it would let requests be read in two ways.
     fn changeable(&mut self, name: &str, field: FieldPath) {
         self.name(name, field.clone());
-        const FRAMING: [&str; 11] = [
-            "connection",
-            "content-length",
-            "expect",
-            "host",
-            "http2-settings",
-            "keep-alive",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ];
-        if FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
+        if OF_THE_CONNECTION.contains(&name.to_ascii_lowercase().as_str()) {
             self.error(field, format!("{name} can not be changed by a rule"));
         }
     }
