@@ -32,6 +32,8 @@ use tokio::{
 const ID: &str = "x-load-id";
 /// For one request, from its time on.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the name of the server, which may be news to the cluster's DNS.
+const FOUND: Duration = Duration::from_secs(60);
 /// Longest time that can be asked for.
 const LONGEST: u64 = 300;
 /// Requests under way; more are failures, so that nothing grows without end.
@@ -122,7 +124,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Name servers may be among what the test ends: the address is what counts here.
 async fn resolve(url: &Uri) -> Result<SocketAddr> {
     let (host, port) = crate::host_and_port(url)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + FOUND;
     loop {
         match tokio::net::lookup_host((host, port)).await.map(|mut found| found.next()) {
             Ok(Some(address)) => return Ok(address),
