@@ -181,7 +181,9 @@ async fn an_api_server_that_is_away_for_30_s_loses_nothing(case: &Case<'_>) {
     absent.assert_nothing_lost("API server stopped for 30 s");
     // The control plane has found back: it tells proxies of a Service that is new. Its endpoints are made by hand, because
     // Kubernetes' own programs take up to half a minute each until they ask again.
+    let back = Instant::now();
     let server = case.ready_with("app=server", 2).await.remove(0);
+    println!("  servers are known as ready after {:.1} s", back.elapsed().as_secs_f64());
     let address = server.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap();
     case.apply(&format!(
         "
@@ -197,10 +199,12 @@ async fn an_api_server_that_is_away_for_30_s_loses_nothing(case: &Case<'_>) {
     let later = case.kubectl(&["get", "service", "later", "--output=jsonpath={.spec.clusterIP}"]);
     let (client, url) = (load.clients()[0].clone(), format!("http://{later}/"));
     let fetch = ["--namespace", case.namespace, "exec", &client, "--", "/app", "fetch", "--seconds=3", &url];
+    let asked = Instant::now();
     until("proxies know of a new Service", async || {
         case.cluster.kubectl(&fetch).is_ok_and(|said| said.contains(&server.name_any()))
     })
     .await;
+    println!("  a new Service is known after {:.1} s", asked.elapsed().as_secs_f64());
     load.stop().assert_none_failed("after it");
     load.assert_posted_once();
     // For the tests to come; a kubelet that starts may call its pods unready for a moment, which nobody asks for here.
@@ -210,6 +214,8 @@ async fn an_api_server_that_is_away_for_30_s_loses_nothing(case: &Case<'_>) {
         case.cluster.restart(program).unwrap();
     }
     nodes_are_ready(case).await;
+    let dns = ["--namespace=kube-system", "delete", "pods", "--selector=k8s-app=kube-dns", "--wait=false"];
+    case.cluster.kubectl(&dns).unwrap();
     let fetch = ["--namespace", case.namespace, "exec", &client, "--", "/app", "fetch", "--seconds=3", "http://later/"];
     until("the cluster's DNS has found back as well", async || case.cluster.kubectl(&fetch).is_ok()).await;
 }
