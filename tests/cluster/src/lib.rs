@@ -4,7 +4,8 @@
 //! plane have another. All of them are in one process namespace, whose first process takes everything with it when it ends.
 //!
 //! ```text
-//! suite, case     tests of a file on one cluster              \
+//! lanes           all suites, some at the same time           \
+//! suite, case     tests of a file on one cluster               |
 //! cluster         a running cluster in a test's hands          > in the test, or `weir-cluster up`
 //! launch          what is needed, the tools, the base images  /
 //!     └─starts─> guard ─> init ─> supervisor                     three processes, each inside the one before
@@ -24,6 +25,7 @@ mod diagnose;
 mod forward;
 pub mod guard;
 pub mod images;
+pub mod lanes;
 mod launch;
 pub mod layout;
 pub mod load;
@@ -48,3 +50,4 @@ pub use case::{Case, is_ready};
 pub use cluster::{Cluster, Spot};
 pub use layout::Layout;
 pub use options::Options;
+pub use suite::Suite;

@@ -1,7 +1,7 @@
 //! Weir on a cluster of the tests: its images, and its chart as a user installs it.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -23,11 +23,24 @@ const TAG: &str = "test";
 /// How long an installation may take on a busy machine.
 const PATIENCE: &str = "150s";
 
-/// A cluster whose nodes have Weir's images, built as `make images` does, without the optimisation that takes minutes.
+/// Set where the images are built already: the folder that they lie in.
+pub(crate) const IMAGES_FOLDER: &str = "WEIR_CLUSTER_IMAGES";
+
+/// A cluster whose nodes have Weir's images.
 ///
 /// # Errors
 /// When something does not build; what it said is on standard error.
 pub fn options() -> Result<Options> {
+    let folder = match std::env::var_os(IMAGES_FOLDER) {
+        Some(folder) => folder.into(),
+        None => images()?,
+    };
+    let images = ["webhook", "control-plane", "proxy", "cni"].map(|image| folder.join(format!("weir-{image}.tar")));
+    Ok(Options { images: images.into(), ..Options::default() })
+}
+
+/// Builds Weir's images as `make images` does, without the optimisation that takes minutes; the folder that they lie in.
+pub(crate) fn images() -> Result<PathBuf> {
     // With the other results of the build: target/PROFILE/deps/TEST is this program.
     let program = std::env::current_exe()?;
     let folder = program.ancestors().nth(2).context("a program in no folder")?.join("weir-images");
@@ -35,8 +48,7 @@ pub fn options() -> Result<Options> {
     command.args(["--profile", "dev", "--tag", TAG, "--out"]).arg(&folder);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context(IMAGES)?;
     ensure!(output.status.success(), "tools/images failed");
-    let images = ["webhook", "control-plane", "proxy", "cni"].map(|image| folder.join(format!("weir-{image}.tar")));
-    Ok(Options { images: images.into(), ..Options::default() })
+    Ok(folder)
 }
 
 /// What the chart must be told about these clusters; then more of the same form, `name=value`.

@@ -1,17 +1,4 @@
-//! Runs the tests of one file on one cluster: a `main` for tests without Rust's own harness, because a cluster takes seconds to start
-//! and must be taken down by the process that started it.
-//!
-//! ```no_run
-//! use weir_cluster::{Case, Options, cases, suite};
-//!
-//! async fn pods_start(case: &Case<'_>) {
-//!     case.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: here}");
-//! }
-//!
-//! fn main() -> std::process::ExitCode {
-//!     suite::run("Pods start", Options::default(), cases![pods_start])
-//! }
-//! ```
+//! Tests that share one cluster: it takes seconds to start, and must be taken down by the process that started it.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -20,14 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use futures_util::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::PostParams, core::ObjectMeta};
 
-use crate::{case::Case, cluster::Cluster, mesh, options::Options, requirements};
+use crate::{case::Case, cluster::Cluster, mesh, options::Options};
 
-/// The longest that one test may take, unless it says otherwise.
-const LIMIT: Duration = Duration::from_secs(180);
+/// The longest that one test of most suites may take.
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// A test: its name, and what it does.
 pub type Test = (&'static str, for<'a> fn(&'a Case<'a>) -> Pin<Box<dyn Future<Output = ()> + 'a>>);
@@ -40,97 +28,62 @@ macro_rules! cases {
     };
 }
 
-/// What the command line asks for: the part of `cargo test`'s own that makes sense here.
-struct Selection {
-    filters: Vec<String>,
-    exact: bool,
-    list: bool,
+/// The tests of one subject, one after the other on one cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Suite {
+    /// Stands before the names of its tests.
+    pub name: &'static str,
+    /// What they prove, for people.
+    pub title: &'static str,
+    /// Builds what it needs, and says what the cluster is to be like.
+    pub prepare: fn() -> Result<Options>,
+    /// Its tests.
+    pub tests: &'static [Test],
+    /// The longest that one of them may take.
+    pub limit: Duration,
+    /// It measures time: nothing else may run meanwhile.
+    pub alone: bool,
 }
 
-impl Selection {
-    fn from_arguments() -> Self {
-        let mut selection = Self { filters: Vec::new(), exact: false, list: false };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            match &*argument {
-                "--exact" => selection.exact = true,
-                "--list" => selection.list = true,
-                "--test-threads" | "--format" | "--color" | "-Z" => {
-                    arguments.next();
-                }
-                flag if flag.starts_with('-') => {}
-                _ => selection.filters.push(argument),
+impl Suite {
+    /// Starts a cluster, runs these of the tests, prints a line for each and one for all, and takes the cluster down.
+    pub(crate) fn run(&self, tests: &[Test]) -> ExitCode {
+        let begun = Instant::now();
+        let ended = (self.prepare)().and_then(|options| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(run_on_cluster(options, tests, self.limit))
+        });
+        let (title, seconds) = (self.title, begun.elapsed().as_secs());
+        match ended {
+            Ok(failed) if failed.is_empty() => {
+                println!("{title}: all {} ok in {seconds} s", tests.len());
+                return ExitCode::SUCCESS;
             }
+            Ok(failed) => {
+                println!("{title}: {} of {} FAILED in {seconds} s: {}", failed.len(), tests.len(), failed.join(", "));
+            }
+            Err(error) => println!("{title}: FAILED in {seconds} s: {error:#}"),
         }
-        selection
-    }
-
-    fn has(&self, name: &str) -> bool {
-        let matches = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
-        self.filters.is_empty() || self.filters.iter().any(matches)
+        ExitCode::FAILURE
     }
 }
 
-/// Starts a cluster, runs the tests one after the other, prints a line for each and one for all under their title, and takes the
-/// cluster down.
-///
-/// Where no cluster can run, it says which tests are skipped and why, and fails if that must not be (`CI=true`).
-pub fn run(title: &str, options: Options, tests: &[Test]) -> ExitCode {
-    run_prepared(title, || Ok(options), tests)
-}
-
-/// The same, with something to build first, which is not done where no test will run.
-pub fn run_prepared(title: &str, prepare: impl FnOnce() -> anyhow::Result<Options>, tests: &[Test]) -> ExitCode {
-    let selection = Selection::from_arguments();
-    let tests: Vec<&Test> = tests.iter().filter(|(name, _)| selection.has(name)).collect();
-    if selection.list {
-        tests.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    if tests.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    let names: Vec<&str> = tests.iter().map(|(name, _)| *name).collect();
-    if requirements::skips(&names.join(", ")) {
-        return ExitCode::SUCCESS;
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let begun = Instant::now();
-    let ended = prepare().and_then(|options| runtime.block_on(run_on_cluster(options, &tests)));
-    let seconds = begun.elapsed().as_secs();
-    match ended {
-        Ok(failed) if failed.is_empty() => {
-            println!("{title}: all {} ok in {seconds} s", tests.len());
-            ExitCode::SUCCESS
-        }
-        Ok(failed) => {
-            println!("{title}: {} of {} FAILED in {seconds} s: {}", failed.len(), tests.len(), failed.join(", "));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            println!("{title}: FAILED in {seconds} s: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run_on_cluster(options: Options, tests: &[&Test]) -> anyhow::Result<Vec<&'static str>> {
+async fn run_on_cluster(options: Options, tests: &[Test], limit: Duration) -> Result<Vec<&'static str>> {
     let begun = Instant::now();
     let cluster = Cluster::start(options).await?;
     println!("cluster: ready in {:.1} s ({} ms of it inside)", begun.elapsed().as_secs_f64(), cluster.facts().took_ms);
     let mut failed = Vec::new();
-    for (name, test) in tests {
+    for test in tests {
         let begun = Instant::now();
-        let passed = run_one(&cluster, name, *test).await?;
-        println!("test {name} ... {} ({:.1} s)", if passed { "ok" } else { "FAILED" }, begun.elapsed().as_secs_f64());
+        let passed = run_one(&cluster, test, limit).await?;
+        println!(
+            "test {} ... {} ({:.1} s)",
+            test.0,
+            if passed { "ok" } else { "FAILED" },
+            begun.elapsed().as_secs_f64()
+        );
         if !passed {
-            failed.push(*name);
+            failed.push(test.0);
         }
     }
     let begun = Instant::now();
@@ -139,11 +92,7 @@ async fn run_on_cluster(options: Options, tests: &[&Test]) -> anyhow::Result<Vec
     Ok(failed)
 }
 
-async fn run_one(
-    cluster: &Cluster,
-    name: &str,
-    test: for<'a> fn(&'a Case<'a>) -> Pin<Box<dyn Future<Output = ()> + 'a>>,
-) -> anyhow::Result<bool> {
+async fn run_one(cluster: &Cluster, (name, test): &Test, limit: Duration) -> Result<bool> {
     let namespaces: Api<Namespace> = Api::all(cluster.client());
     let namespace = Namespace {
         metadata: ObjectMeta { name: Some(name.replace('_', "-")), ..ObjectMeta::default() },
@@ -152,9 +101,9 @@ async fn run_one(
     let namespace = namespaces.create(&PostParams::default(), &namespace).await?.metadata.name.unwrap_or_default();
     let case = Case::new(cluster, &namespace);
     case.wait_for_service_account().await;
-    let ended = tokio::time::timeout(LIMIT, AssertUnwindSafe(test(&case)).catch_unwind()).await;
+    let ended = tokio::time::timeout(limit, AssertUnwindSafe(test(&case)).catch_unwind()).await;
     if ended.is_err() {
-        eprintln!("test {name} takes longer than {LIMIT:?}");
+        eprintln!("test {name} takes longer than {limit:?}");
     }
     let passed = matches!(ended, Ok(Ok(())));
     if !passed {

@@ -4,7 +4,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Child, ChildStdout, ExitCode, Stdio},
+    process::{Child, ChildStdout, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -14,9 +14,9 @@ use kube::{Api, ResourceExt as _};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use tonic::{Code, Status};
 use weir_cluster::{
-    Case, cases,
+    Case, Suite, cases,
     mesh::{self, SYSTEM},
-    suite,
+    suite::LIMIT,
 };
 use weir_xds::{
     Client, ConnectionState, Handler, Kind, Rejection, Resource, ca::create_certificate, client::Timing, endpoint,
@@ -263,15 +263,16 @@ async fn whoever_is_not_who_they_say(case: &Case<'_>) {
     control_logged(case, &["a caller was refused", &format!("{}/gone", case.namespace)]).await;
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "Refused and logged",
-        mesh::options,
-        cases![
-            plaintext_to_a_strict_workload,
-            a_principal_that_no_rule_allows,
-            whoever_is_not_who_they_say,
-            a_rule_that_can_not_be_enforced,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "refusals",
+    title: "Refused and logged",
+    prepare: mesh::options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        plaintext_to_a_strict_workload,
+        a_principal_that_no_rule_allows,
+        whoever_is_not_who_they_say,
+        a_rule_that_can_not_be_enforced,
+    ],
+};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, time::Duration};
 
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
@@ -13,9 +13,9 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 use weir_cluster::{
-    Case, cases,
+    Case, Suite, cases,
     mesh::{self, CHART, RELEASE, SYSTEM},
-    suite,
+    suite::LIMIT,
 };
 
 /// One server on each node, behind a Service; clients are the servers' own pods.
@@ -406,19 +406,20 @@ async fn without_the_plugin_a_container_redirects(case: &Case<'_>) {
     assert_eq!(left(case).await, Vec::<String>::new());
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "The chart, rendered, installed, used, changed and uninstalled",
-        mesh::options,
-        cases![
-            the_chart_renders_what_was_designed,
-            bad_values_are_refused_by_name,
-            installs_with_the_defaults_and_passes_its_own_test,
-            calls_between_nodes_are_mutual_tls,
-            upgrade_and_rollback_keep_the_ca_bundle,
-            uninstall_leaves_nothing,
-            without_the_plugin_a_container_redirects,
-            rendered_and_applied_works_as_well,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "chart",
+    title: "The chart, rendered, installed, used, changed and uninstalled",
+    prepare: mesh::options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        the_chart_renders_what_was_designed,
+        bad_values_are_refused_by_name,
+        installs_with_the_defaults_and_passes_its_own_test,
+        calls_between_nodes_are_mutual_tls,
+        upgrade_and_rollback_keep_the_ca_bundle,
+        uninstall_leaves_nothing,
+        without_the_plugin_a_container_redirects,
+        rendered_and_applied_works_as_well,
+    ],
+};

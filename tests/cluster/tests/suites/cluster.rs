@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a step that fails is a failed test
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::{
@@ -15,7 +15,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use weir_cluster::{Case, Options, cases, suite};
+use weir_cluster::{Case, Options, Suite, cases, suite::LIMIT};
 
 /// One server on each node, behind a Service; clients are the servers' own pods.
 const SERVERS: &str = "
@@ -166,18 +166,19 @@ async fn helm_works(case: &Case<'_>) {
     case.cluster.helm(&["uninstall", "first", "--namespace", case.namespace]).unwrap();
 }
 
-fn main() -> ExitCode {
-    suite::run(
-        "The cluster of the tests",
-        Options::default(),
-        cases![
-            nodes_are_ready_within_a_minute,
-            pods_reach_each_other_across_nodes,
-            jobs_complete,
-            exec_logs_and_port_forward_work,
-            lists_are_streamed,
-            helm_works,
-            programs_stop_and_start_again,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "cluster",
+    title: "The cluster of the tests",
+    prepare: || Ok(Options::default()),
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        nodes_are_ready_within_a_minute,
+        pods_reach_each_other_across_nodes,
+        jobs_complete,
+        exec_logs_and_port_forward_work,
+        lists_are_streamed,
+        helm_works,
+        programs_stop_and_start_again,
+    ],
+};

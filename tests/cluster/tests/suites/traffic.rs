@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
-use std::process::ExitCode;
-
 use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 use weir_cluster::{
-    Case, Options, cases, mesh,
+    Case, Options, Suite, cases, mesh,
     pods::{self, MACHINE, Wanted, addresses, container, count, fetch_each, in_url, machine_container},
-    suite,
+    suite::LIMIT,
 };
 
 const MUTUAL: &str = r#"connection_security_policy="mutual_tls""#;
@@ -612,18 +610,19 @@ fn options() -> anyhow::Result<Options> {
     Ok(Options { dual_stack: true, ..mesh::options()? })
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "Traffic across two nodes",
-        options,
-        cases![
-            every_address_leads_to_the_other_node_by_mutual_tls,
-            requests_are_as_without_a_mesh,
-            grpc_streams_and_websockets_cross_nodes,
-            every_protocol_crosses_the_border_of_the_mesh,
-            redis_works_and_mariadb_speaks_first_without_a_wait,
-            peers_find_each_other_before_they_are_ready,
-            node_ports_and_host_ports_serve_callers_from_outside,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "traffic",
+    title: "Traffic across two nodes",
+    prepare: options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        every_address_leads_to_the_other_node_by_mutual_tls,
+        requests_are_as_without_a_mesh,
+        grpc_streams_and_websockets_cross_nodes,
+        every_protocol_crosses_the_border_of_the_mesh,
+        redis_works_and_mariadb_speaks_first_without_a_wait,
+        peers_find_each_other_before_they_are_ready,
+        node_ports_and_host_ports_serve_callers_from_outside,
+    ],
+};

@@ -7,7 +7,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
-    process::{Child, ChildStdout, ExitCode, Stdio},
+    process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
 
@@ -21,9 +21,10 @@ use kube::{
 };
 use serde_json::json;
 use weir_cluster::{
-    Case, cases,
+    Case, Suite, cases,
     mesh::{self, SYSTEM},
-    said, suite,
+    said,
+    suite::LIMIT,
 };
 
 /// What the pods of all tests call, and whom they talk to. `outsider` has no proxy.
@@ -695,24 +696,25 @@ async fn pods_with_users_of_their_own_are_as_without_the_mesh(case: &Case<'_>) {
     }
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "The life of a pod where plaintext is refused",
-        mesh::options,
-        cases![
-            network_is_there_from_the_first_instruction,
-            jobs_and_schedules_complete,
-            exec_logs_and_port_forward_work,
-            ephemeral_containers_work_and_are_captured,
-            probes_of_every_kind_succeed,
-            probes_that_fail_are_seen_to_fail,
-            hooks_of_every_kind_are_called,
-            the_class_of_a_pod_is_kept,
-            metrics_of_application_and_proxy_are_scraped_together,
-            an_excluded_port_is_plain_for_all_callers,
-            the_proxy_outlives_the_application,
-            the_nodes_network_and_the_clusters_own_pods_are_untouched,
-            pods_with_users_of_their_own_are_as_without_the_mesh,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "life",
+    title: "The life of a pod where plaintext is refused",
+    prepare: mesh::options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        network_is_there_from_the_first_instruction,
+        jobs_and_schedules_complete,
+        exec_logs_and_port_forward_work,
+        ephemeral_containers_work_and_are_captured,
+        probes_of_every_kind_succeed,
+        probes_that_fail_are_seen_to_fail,
+        hooks_of_every_kind_are_called,
+        the_class_of_a_pod_is_kept,
+        metrics_of_application_and_proxy_are_scraped_together,
+        an_excluded_port_is_plain_for_all_callers,
+        the_proxy_outlives_the_application,
+        the_nodes_network_and_the_clusters_own_pods_are_untouched,
+        pods_with_users_of_their_own_are_as_without_the_mesh,
+    ],
+};

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -18,10 +17,9 @@ use kube::{
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use weir_cluster::{
-    Case, cases, is_ready,
+    Case, Suite, cases, is_ready,
     load::{Load, Totals},
     mesh::{self, RELEASE, SYSTEM},
-    suite,
 };
 
 /// How long a part of the cluster may take to come back.
@@ -406,20 +404,21 @@ async fn a_root_that_is_replaced_at_once_loses_requests(case: &Case<'_>) {
     .await;
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "Nothing lost under 200 requests a second, whatever is updated, deleted, drained or restarted",
-        mesh::options,
-        cases![
-            updates_scaling_and_a_drained_node_lose_nothing,
-            the_same_without_the_mesh_loses_requests,
-            weirs_own_pods_are_deleted_and_nothing_is_lost,
-            a_restarted_container_runtime_loses_nothing,
-            an_api_server_that_is_away_for_30_s_loses_nothing,
-            weir_is_upgraded_and_rolled_back_and_nothing_is_lost,
-            // These leave a CA that pods of other tests would not trust: last.
-            the_root_is_rotated_and_nothing_is_lost,
-            a_root_that_is_replaced_at_once_loses_requests,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "continuity",
+    title: "Nothing lost under 200 requests a second, whatever is updated, deleted, drained or restarted",
+    prepare: mesh::options,
+    limit: Duration::from_secs(600),
+    alone: false,
+    tests: cases![
+        updates_scaling_and_a_drained_node_lose_nothing,
+        the_same_without_the_mesh_loses_requests,
+        weirs_own_pods_are_deleted_and_nothing_is_lost,
+        a_restarted_container_runtime_loses_nothing,
+        an_api_server_that_is_away_for_30_s_loses_nothing,
+        weir_is_upgraded_and_rolled_back_and_nothing_is_lost,
+        // These leave a CA that pods of other tests would not trust: last.
+        the_root_is_rotated_and_nothing_is_lost,
+        a_root_that_is_replaced_at_once_loses_requests,
+    ],
+};

@@ -3,17 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use weir_cluster::{
-    Case, cases, is_ready,
+    Case, Suite, cases, is_ready,
     mesh::{self, SYSTEM},
-    suite,
+    suite::LIMIT,
 };
 use weir_mesh::names::PROXY_CONTAINER;
 
@@ -373,14 +370,15 @@ async fn pods_that_started_without_the_plugin_stay_closed_until_healed(case: &Ca
     }
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "No pod of the mesh serves or calls in plaintext unnoticed, whatever happens to the plugin",
-        mesh::options,
-        cases![
-            without_the_agents_new_pods_start_and_are_in_the_mesh,
-            damaged_files_are_repaired_within_a_second,
-            pods_that_started_without_the_plugin_stay_closed_until_healed,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "closed",
+    title: "No pod of the mesh serves or calls in plaintext unnoticed, whatever happens to the plugin",
+    prepare: mesh::options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        without_the_agents_new_pods_start_and_are_in_the_mesh,
+        damaged_files_are_repaired_within_a_second,
+        pods_that_started_without_the_plugin_stay_closed_until_healed,
+    ],
+};

@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
@@ -15,9 +12,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 use weir_cluster::{
-    Case, cases, is_ready,
+    Case, Suite, cases, is_ready,
     mesh::{self, SYSTEM},
-    suite,
 };
 
 /// Pods of each kind, and how often so many of them at most.
@@ -164,13 +160,14 @@ async fn the_webhook_keeps_up_with_a_hundred_pods_a_second(case: &Case<'_>) {
     assert!(quick * 100 >= all * 99, "{quick} of {all}");
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "Time to Ready",
-        mesh::options,
-        cases![
-            a_pod_is_ready_as_soon_as_with_a_sidecar_that_does_nothing,
-            the_webhook_keeps_up_with_a_hundred_pods_a_second
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "ready",
+    title: "Time to Ready",
+    prepare: mesh::options,
+    limit: Duration::from_secs(600),
+    alone: true,
+    tests: cases![
+        a_pod_is_ready_as_soon_as_with_a_sidecar_that_does_nothing,
+        the_webhook_keeps_up_with_a_hundred_pods_a_second
+    ],
+};

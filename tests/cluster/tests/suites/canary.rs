@@ -4,16 +4,16 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Child, ChildStdout, ExitCode, Stdio},
+    process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
 use weir_cluster::{
-    Case, cases,
+    Case, Suite, cases,
     mesh::{self, SYSTEM},
     pods::{self, Wanted, container},
-    suite,
+    suite::LIMIT,
 };
 
 /// How soon kinds that come while Weir runs are noticed, on a busy machine: it looks every five seconds.
@@ -306,17 +306,18 @@ async fn kinds_that_go_while_weir_runs_do_no_harm(case: &Case<'_>) {
     assert_eq!(restarts(case), before);
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "Canary by HTTPRoute",
-        mesh::options,
-        cases![
-            kinds_that_come_after_weir_are_noticed_within_seconds,
-            a_split_is_kept_and_the_status_says_that_it_is_in_force,
-            a_change_is_in_force_within_a_second_and_loses_nothing,
-            bad_backends_are_answered_with_500_and_named_by_the_status,
-            a_route_without_its_parent_loses_its_status_and_its_effect,
-            kinds_that_go_while_weir_runs_do_no_harm,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "canary",
+    title: "Canary by HTTPRoute",
+    prepare: mesh::options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        kinds_that_come_after_weir_are_noticed_within_seconds,
+        a_split_is_kept_and_the_status_says_that_it_is_in_force,
+        a_change_is_in_force_within_a_second_and_loses_nothing,
+        bad_backends_are_answered_with_500_and_named_by_the_status,
+        a_route_without_its_parent_loses_its_status_and_its_effect,
+        kinds_that_go_while_weir_runs_do_no_harm,
+    ],
+};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -11,10 +11,11 @@ use k8s_openapi::api::{
 use kube::{ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 use weir_cluster::{
-    Case, cases,
+    Case, Suite, cases,
     mesh::{self, SYSTEM},
     others::Others,
-    said, suite,
+    said,
+    suite::LIMIT,
 };
 
 /// A server that the mesh has no other word about.
@@ -259,17 +260,18 @@ async fn a_webhook_that_changes_the_proxy_is_undone_or_refused(case: &Case<'_>) 
     drop(other);
 }
 
-fn main() -> ExitCode {
-    suite::run_prepared(
-        "Injection, by every way that pods come to be and among other people's webhooks",
-        mesh::options,
-        cases![
-            every_kind_of_workload_is_injected,
-            single_pods_opt_in_and_bad_labels_are_refused,
-            what_is_injected_already_is_taken_as_it_is,
-            a_webhook_with_old_types_is_noticed_and_named,
-            what_others_add_is_in_the_mesh_as_well,
-            a_webhook_that_changes_the_proxy_is_undone_or_refused,
-        ],
-    )
-}
+pub(crate) const SUITE: Suite = Suite {
+    name: "injection",
+    title: "Injection, by every way that pods come to be and among other people's webhooks",
+    prepare: mesh::options,
+    limit: LIMIT,
+    alone: false,
+    tests: cases![
+        every_kind_of_workload_is_injected,
+        single_pods_opt_in_and_bad_labels_are_refused,
+        what_is_injected_already_is_taken_as_it_is,
+        a_webhook_with_old_types_is_noticed_and_named,
+        what_others_add_is_in_the_mesh_as_well,
+        a_webhook_that_changes_the_proxy_is_undone_or_refused,
+    ],
+};

@@ -1,0 +1,28 @@
+//! The mesh on a real Kubernetes: a file for each subject, a cluster for each file.
+
+mod canary;
+mod chart;
+mod closed;
+mod cluster;
+mod continuity;
+mod injection;
+mod life;
+mod ready;
+mod refusals;
+mod traffic;
+
+fn main() -> std::process::ExitCode {
+    // The longest first: so no lane is left with one when the others are done.
+    weir_cluster::lanes::run(&[
+        continuity::SUITE,
+        life::SUITE,
+        chart::SUITE,
+        closed::SUITE,
+        traffic::SUITE,
+        canary::SUITE,
+        injection::SUITE,
+        refusals::SUITE,
+        cluster::SUITE,
+        ready::SUITE,
+    ])
+}
