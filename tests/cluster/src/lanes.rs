@@ -1,7 +1,7 @@
 //! Runs suites, some at the same time: each waits for its cluster more than it works. The `main` of tests without Rust's own harness.
 //!
 //! ```no_run
-//! use weir_cluster::{Case, Options, Suite, cases, lanes};
+//! use weir_cluster::{Case, Options, Suite, cases, lanes, suite::LIMIT};
 //!
 //! async fn pods_start(case: &Case<'_>) {
 //!     case.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: here}");
@@ -11,8 +11,9 @@
 //!     name: "pods",
 //!     title: "Pods start",
 //!     prepare: || Ok(Options::default()),
-//!     tests: cases![pods_start],
+//!     limit: LIMIT,
 //!     alone: false,
+//!     tests: cases![pods_start],
 //! };
 //!
 //! fn main() -> std::process::ExitCode {
