@@ -1,13 +1,10 @@
 //! Memory taken from the allocator for one request on its way through the codec and the routes.
-#![allow(unsafe_code, reason = "a counting allocator is an unsafe trait; it only counts and passes on")]
 #![allow(clippy::expect_used, reason = "test code")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
+mod counting;
 
 use bytes::BytesMut;
+use counting::ALLOCATIONS;
 use weir_proxy::{
     http::{
         Asked, Edits, Limits, Name, Value,
@@ -18,29 +15,6 @@ use weir_proxy::{
     },
     route::{Action, ActionSpec, HeaderSpec, MatchSpec, PathSpec, RouteSpec, RouteTable, TargetSpec, TextSpec},
 };
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const REQUEST: &[u8] = b"POST /items/42?full=1 HTTP/1.1\r\nHost: catalog.shop.svc.cluster.local\r\nUser-Agent: curl/8.14.1\r\n\
     Accept: */*\r\nAccept-Encoding: gzip, deflate, br\r\nContent-Type: application/json\r\nX-Request-Id: 0f3b7c2e-6b1d-4a55\r\n\
@@ -109,9 +83,9 @@ fn a_request_allocates_nothing() {
         out.extend_from_slice(&upstream.split_to(scanned.len));
     };
     (0..100).for_each(|_| round());
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = ALLOCATIONS.get();
     (0..ROUNDS).for_each(|_| round());
-    let allocations = ALLOCATIONS.with(Cell::get) - before;
+    let allocations = ALLOCATIONS.get() - before;
     println!("{allocations} allocations for {ROUNDS} requests and responses");
     assert_eq!(allocations, 0);
 }
@@ -122,8 +96,8 @@ fn a_fresh_buffer_costs_one() {
     let mut out = BytesMut::with_capacity(4096);
     let mut buffer = BytesMut::with_capacity(4096);
     buffer.extend_from_slice(REQUEST);
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = ALLOCATIONS.get();
     let head = RequestDecoder::new().decode(&mut buffer, &Limits::default()).expect("accepted").expect("whole");
     write_request(&mut out, &head, &[], &ForwardRequest::unchanged(&head));
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 1);
+    assert_eq!(ALLOCATIONS.get() - before, 1);
 }

@@ -1,38 +1,13 @@
 //! Memory taken from the allocator for one look at the access rules.
-#![allow(unsafe_code, reason = "a counting allocator is an unsafe trait; it only counts and passes on")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    sync::Arc,
-};
+mod counting;
 
+use std::sync::Arc;
+
+use counting::ALLOCATIONS;
 use weir_mesh::Identity;
 use weir_proxy::policy::{Access, Condition, Facts, Rule, Rules, Text};
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 fn rule(when: Condition) -> Rule {
     Rule { policy: "shop/p".into(), index: "0".into(), when }
