@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use weir_config::{
-    manifest::{Source, parse_value},
+    manifest::{Source, parse_value, trim},
     security,
 };
 
@@ -21,12 +21,7 @@ pub(crate) fn check(object: &Value) -> Result<(), String> {
         return Ok(()); // it goes: only its finalizers change
     }
     let mut object = object.clone();
-    if let Some(top) = object.as_object_mut() {
-        top.remove("status");
-    }
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.retain(|key, _| ["name", "namespace"].contains(&key.as_str()));
-    }
+    trim(&mut object);
     match parse_value(object, Source::named("admission")) {
         Ok(_) => Ok(()),
         Err(problems) => {
@@ -44,7 +39,7 @@ mod tests {
 
     fn policy(spec: Value) -> Value {
         json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
-            "metadata": {"name": "p", "namespace": "shop", "uid": "1", "managedFields": [{}], "annotations": {"a": "b"}},
+            "metadata": {"name": "p", "namespace": "shop", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{}], "annotations": {"a": "b"}},
             "spec": spec, "status": {"anything": 1}})
     }
 

@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 use tokio::sync::watch;
 use weir_config::{
     FieldPath, Problem, frontend, gateway,
-    manifest::{Source, parse_value},
+    manifest::{Source, parse_value, trim},
     model::{AUTHORIZATION_POLICY_KIND, Name, PEER_AUTHENTICATION_KIND, ROUTE_KIND},
     security,
 };
@@ -191,12 +191,7 @@ pub(super) fn route(object: DynamicObject) -> (Option<RouteFacts>, Read) {
     let ours = raw.pointer("/status/parents").and_then(Json::as_array).cloned().unwrap_or_default();
     let ours = ours.into_iter().filter(|entry| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER));
     let ours: Vec<Json> = ours.collect();
-    if let Some(top) = raw.as_object_mut() {
-        top.remove("status");
-    }
-    if let Some(metadata) = raw.get_mut("metadata").and_then(Json::as_object_mut) {
-        metadata.retain(|key, _| ["name", "namespace", "creationTimestamp"].contains(&key.as_str()));
-    }
+    trim(&mut raw);
     let Some(references) = raw.pointer_mut("/spec/parentRefs").and_then(Json::as_array_mut) else {
         return (None, Read::Nothing);
     };

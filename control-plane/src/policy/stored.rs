@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 use weir_config::{
     Problem,
-    manifest::{Source, parse_value_stored},
+    manifest::{Source, parse_value_stored, trim},
 };
 
 use crate::source::Item;
@@ -11,12 +11,7 @@ use crate::source::Item;
 /// Reads a stored PeerAuthentication or AuthorizationPolicy, of which only name, namespace and time of making count besides its
 /// `spec`. There is a rule in any case, closed where something is wrong with it; `None` only for what is no such object.
 pub fn stored(mut raw: Json, place: &str) -> Option<(Item, Vec<Problem>)> {
-    if let Some(top) = raw.as_object_mut() {
-        top.remove("status");
-    }
-    if let Some(metadata) = raw.get_mut("metadata").and_then(Json::as_object_mut) {
-        metadata.retain(|key, _| ["name", "namespace", "creationTimestamp"].contains(&key.as_str()));
-    }
+    trim(&mut raw);
     let read = parse_value_stored(raw, Source::named(place));
     let item = read.manifests.first().and_then(|manifest| Item::of(&manifest.object));
     let item = item.filter(|item| matches!(item, Item::PeerAuthentication(_) | Item::AuthorizationPolicy(_)))?;

@@ -171,6 +171,16 @@ pub fn parse_value(raw: Json, source: Source) -> Result<Manifest, Vec<Problem>> 
     manifests.pop().filter(|_| problems.is_empty()).ok_or(problems)
 }
 
+/// Cuts off what an API server adds to an object: `status`, and of `metadata` all but name, namespace and time of making.
+pub fn trim(raw: &mut Json) {
+    if let Some(top) = raw.as_object_mut() {
+        top.remove("status");
+    }
+    if let Some(metadata) = raw.get_mut("metadata").and_then(Json::as_object_mut) {
+        metadata.retain(|key, _| ["name", "namespace", "creationTimestamp"].contains(&key.as_str()));
+    }
+}
+
 /// Reads one object as [`parse_value`] does: there is a manifest where nothing is wrong, and for an access rule also where
 /// something is; that one is closed.
 pub fn parse_value_stored(raw: Json, source: Source) -> Stored {
