@@ -8,6 +8,32 @@ use serde_json::Value;
 
 use crate::case::Case;
 
+/// One server on each node, behind a Service; clients are the servers' own pods.
+pub const SERVERS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: app
+        image: weir.test/app:1
+        args: [serve]
+        ports: [{containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
+
 /// A pod that is to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {

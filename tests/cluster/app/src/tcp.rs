@@ -15,6 +15,15 @@ use tokio::{
 };
 
 pub(crate) async fn run(listen: SocketAddr) -> Result<ExitCode> {
+    each(listen, talk).await
+}
+
+/// Gives every connection a task of its own, until SIGTERM.
+pub(crate) async fn each<F, T>(listen: SocketAddr, handle: impl Fn(TcpStream) -> F) -> Result<ExitCode>
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
     let listener = TcpListener::bind(listen).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     println!("listening on {listen}");
@@ -22,7 +31,7 @@ pub(crate) async fn run(listen: SocketAddr) -> Result<ExitCode> {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    tokio::spawn(talk(stream));
+                    tokio::spawn(handle(stream));
                 }
             }
             _ = terminate.recv() => return Ok(ExitCode::SUCCESS),

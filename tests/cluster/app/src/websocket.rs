@@ -5,28 +5,12 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::Uri;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{accept_async, client_async, tungstenite::Message};
 
 /// Serves until SIGTERM.
 pub(crate) async fn run(listen: SocketAddr) -> Result<ExitCode> {
-    let listener = TcpListener::bind(listen).await?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    println!("listening on {listen}");
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    tokio::spawn(echo(stream));
-                }
-            }
-            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-        }
-    }
+    crate::tcp::each(listen, echo).await
 }
 
 async fn echo(stream: TcpStream) -> Result<()> {

@@ -15,34 +15,9 @@ use serde_json::{Value, json};
 use weir_cluster::{
     Case, Suite, cases,
     mesh::{self, CHART, RELEASE, SYSTEM},
+    pods::SERVERS,
     suite::LIMIT,
 };
-
-/// One server on each node, behind a Service; clients are the servers' own pods.
-const SERVERS: &str = "
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: app
-        image: weir.test/app:1
-        args: [serve]
-        ports: [{containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  selector: {app: web}
-  ports: [{name: http, port: 80, targetPort: 8080}]
-";
 
 fn template(case: &Case<'_>, more: &[&str]) -> anyhow::Result<Vec<Value>> {
     let mut arguments = vec!["template", RELEASE, CHART, "--namespace", SYSTEM];

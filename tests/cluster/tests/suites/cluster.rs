@@ -15,32 +15,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use weir_cluster::{Case, Options, Suite, cases, suite::LIMIT};
-
-/// One server on each node, behind a Service; clients are the servers' own pods.
-const SERVERS: &str = "
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: app
-        image: weir.test/app:1
-        args: [serve]
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  selector: {app: web}
-  ports: [{port: 80, targetPort: 8080}]
-";
+use weir_cluster::{Case, Options, Suite, cases, pods::SERVERS, suite::LIMIT};
 
 async fn nodes_are_ready_within_a_minute(case: &Case<'_>) {
     let nodes: Api<Node> = Api::all(case.cluster.client());
