@@ -12,6 +12,8 @@ mod agent;
 mod cache;
 mod conflist;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod heal;
 mod install;
