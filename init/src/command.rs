@@ -1,15 +1,10 @@
 //! The command line of `weir-init`. Written by hand: it runs once for each pod, and starts in about a millisecond.
 
-use std::{
-    ffi::OsString,
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
 use weir_mesh::CaptureSettings;
 
-use crate::{Error, RuleSet};
+use crate::{Applied, BACKEND_ENV, Backend, Error, RuleSet};
 
 /// Exit code for a command line that is not understood.
 const USAGE: u8 = 2;
@@ -23,11 +18,15 @@ Commands:
   apply    put the rules in force, in place of those of an earlier call (all of them or none)
   check    prove the rules by real connections; with --capture, first compare them with what they should be
   clean    remove the rules; succeeds where there are none
-  show     print the rules that are in force, as nft would
+  show     print the rules that are in force, as nft or iptables-save would
   rules    print the rules that apply would make, and change nothing
 
 Options:
   --capture JSON   capture settings, as in the pod's annotation weir.dev/capture; default: all TCP, both ways
+  --backend NAME   how apply puts rules in force: auto (nft; iptables where the kernel refuses it), nft (netlink, no program),
+                   iptables (its programs, in the variant that the namespace or the machine has), iptables-nft,
+                   iptables-legacy; default: auto, or the environment's WEIR_REDIRECT_BACKEND. check, clean and show find
+                   what is there
   --netns PATH     network namespace to work in, such as /var/run/netns/NAME; default: the current one
   -h, --help       print this
   -V, --version    print the version
@@ -47,49 +46,67 @@ enum Command {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
-    Run { command: Command, capture: Option<CaptureSettings>, netns: Option<PathBuf> },
+    Run { command: Command, options: Box<Options> },
     Help,
     Version,
 }
 
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    capture: Option<CaptureSettings>,
+    backend: Option<Backend>,
+    netns: Option<PathBuf>,
+}
+
 /// Runs the command line (without the program's name) and prints what it has to say.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    match parse(arguments) {
+    match parse(arguments).and_then(|parsed| with_environment(parsed, std::env::var_os(BACKEND_ENV))) {
         Err(message) => {
             say(&mut std::io::stderr(), &format!("weir-init: {message}; see weir-init --help\n"));
             ExitCode::from(USAGE)
         }
         Ok(Parsed::Help) => finish(Ok(HELP.to_owned())),
         Ok(Parsed::Version) => finish(Ok(format!("weir-init {}\n", env!("CARGO_PKG_VERSION")))),
-        Ok(Parsed::Run { command, capture, netns }) => {
-            let work = || execute(command, capture.as_ref());
-            finish(match netns {
-                Some(path) => crate::in_netns(Path::new(&path), work),
+        Ok(Parsed::Run { command, options }) => {
+            let work = || execute(command, &options);
+            finish(match &options.netns {
+                Some(path) => crate::in_netns(path, work),
                 None => work(),
             })
         }
     }
 }
 
-fn execute(command: Command, capture: Option<&CaptureSettings>) -> Result<String, Error> {
-    let rules = RuleSet::new(&capture.cloned().unwrap_or_default());
+/// The command line counts before the environment.
+fn with_environment(mut parsed: Parsed, backend: Option<OsString>) -> Result<Parsed, String> {
+    if let (Parsed::Run { options, .. }, Some(value)) = (&mut parsed, backend)
+        && options.backend.is_none()
+        && !value.is_empty()
+    {
+        options.backend = Some(value.to_string_lossy().parse().map_err(|error| format!("{BACKEND_ENV}: {error}"))?);
+    }
+    Ok(parsed)
+}
+
+fn execute(command: Command, options: &Options) -> Result<String, Error> {
+    let rules = RuleSet::new(&options.capture.clone().unwrap_or_default());
+    let backend = options.backend.unwrap_or_default();
     match command {
-        Command::Apply => {
-            let applied = crate::apply_in_current_netns(&rules)?;
+        Command::Apply => backend.apply(&rules).map(|applied| {
             let families = if applied.ipv6 { "IPv4 and IPv6" } else { "IPv4 (this kernel has no IPv6)" };
-            Ok(format!(
-                "redirect in force: {} rules, {families}, in {} µs\n",
-                applied.rules,
-                applied.elapsed.as_micros()
-            ))
-        }
-        Command::Check => check(capture.is_some().then_some(&rules)),
+            let Applied { rules, by, reason, elapsed, .. } = applied;
+            format!("redirect in force: {rules} rules, {families}, in {} µs, by {by}: {reason}\n", elapsed.as_micros())
+        }),
+        Command::Check => check(options.capture.is_some().then_some(&rules)),
         Command::Clean => crate::clean_in_current_netns().map(|()| "redirect removed\n".to_owned()),
         Command::Show => {
-            let rules = crate::show_in_current_netns()?;
-            Ok(if rules.tables().is_empty() { "no redirect is in force here\n".to_owned() } else { rules.to_string() })
+            let text: String = crate::in_force()?.iter().map(ToString::to_string).collect();
+            Ok(if text.is_empty() { "no redirect is in force here\n".to_owned() } else { text })
         }
-        Command::Rules => Ok(rules.to_string()),
+        Command::Rules => match backend {
+            Backend::Auto | Backend::Nft => Ok(rules.to_string()),
+            Backend::Iptables(_) => crate::iptables_input(&rules),
+        },
     }
 }
 
@@ -131,7 +148,7 @@ fn say(to: &mut dyn Write, text: &str) {
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
-    let (mut command, mut capture, mut netns) = (None, None, None);
+    let (mut command, mut options) = (None, Box::<Options>::default());
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
         let text = argument.to_str().ok_or("an argument is not UTF-8")?;
@@ -143,12 +160,17 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
         match name {
             "-h" | "--help" | "help" => return Ok(Parsed::Help),
             "-V" | "--version" => return Ok(Parsed::Version),
-            "--capture" if capture.is_none() => {
+            "--capture" if options.capture.is_none() => {
                 let json = value()?.into_string().map_err(|_| "--capture is not UTF-8")?;
-                capture = Some(CaptureSettings::from_json(&json).map_err(|error| format!("--capture: {error}"))?);
+                options.capture =
+                    Some(CaptureSettings::from_json(&json).map_err(|error| format!("--capture: {error}"))?);
             }
-            "--netns" if netns.is_none() => netns = Some(PathBuf::from(value()?)),
-            "--capture" | "--netns" => return Err(format!("{name} is given twice")),
+            "--backend" if options.backend.is_none() => {
+                options.backend =
+                    Some(value()?.to_string_lossy().parse().map_err(|error| format!("--backend: {error}"))?);
+            }
+            "--netns" if options.netns.is_none() => options.netns = Some(PathBuf::from(value()?)),
+            "--capture" | "--backend" | "--netns" => return Err(format!("{name} is given twice")),
             _ if command.is_none() => {
                 command = Some(match name {
                     "apply" => Command::Apply,
@@ -163,7 +185,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
         }
     }
     let command = command.ok_or("a command is missing (apply, check, clean, show, rules)")?;
-    Ok(Parsed::Run { command, capture, netns })
+    Ok(Parsed::Run { command, options })
 }
 
 #[cfg(test)]
@@ -176,12 +198,32 @@ mod tests {
 
     #[test]
     fn commands_and_options() {
-        let run = |command, capture, netns| Ok(Parsed::Run { command, capture, netns });
+        let run = |command, capture, netns| {
+            Ok(Parsed::Run { command, options: Box::new(Options { capture, netns, ..Options::default() }) })
+        };
         assert_eq!(parsed(&["apply"]), run(Command::Apply, None, None));
         assert_eq!(parsed(&["--netns", "/a=b", "show"]), run(Command::Show, None, Some("/a=b".into())));
         let both = parsed(&["check", "--capture={\"version\":1}", "--netns=/x"]);
         assert_eq!(both, run(Command::Check, Some(CaptureSettings::default()), Some("/x".into())));
         assert_eq!(parsed(&["apply", "--help"]), Ok(Parsed::Help));
+    }
+
+    #[test]
+    fn the_back_end_is_of_the_command_line_or_else_of_the_environment() {
+        let backend = |arguments: &[&str], environment: Option<&str>| match with_environment(
+            parsed(arguments).unwrap(),
+            environment.map(OsString::from),
+        ) {
+            Ok(Parsed::Run { options, .. }) => Ok(options.backend),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(backend(&["apply"], None), Ok(None));
+        assert_eq!(backend(&["apply"], Some("")), Ok(None));
+        assert_eq!(backend(&["apply"], Some("nft")), Ok(Some(Backend::Nft)));
+        let iptables = Ok(Some(Backend::Iptables(None)));
+        assert_eq!(backend(&["apply", "--backend=iptables"], Some("nft")), iptables);
+        assert!(backend(&["apply"], Some("x")).unwrap_err().starts_with("WEIR_REDIRECT_BACKEND: \"x\" is no back end"));
     }
 
     #[test]
@@ -193,6 +235,7 @@ mod tests {
             (&["apply", "--netns"], "needs a value"),
             (&["apply", "--netns", "a", "--netns", "b"], "given twice"),
             (&["apply", "--capture", "{}"], "--capture:"),
+            (&["apply", "--backend", "ipfw"], "no back end"),
             (&["apply", "--other"], "not expected"),
         ] {
             let message = parsed(arguments).unwrap_err();

@@ -43,6 +43,56 @@ pub enum Error {
         /// The kernel's explanation, where it gives one.
         text: Option<String>,
     },
+    /// The programs of iptables are not here.
+    #[error(
+        "the programs of iptables are not here (iptables-nft-restore and -save or iptables-legacy-restore and -save, and those of \
+         ip6tables; looked for in PATH and the usual folders): install the package iptables, or use an image that has it; or \
+         use --backend nft where the kernel has nf_tables"
+    )]
+    NoIptables,
+    /// A program of iptables failed.
+    #[error("{program}: {text}")]
+    Iptables {
+        /// Which.
+        program: String,
+        /// What it said.
+        text: String,
+    },
+    /// Neither variant took the rules.
+    #[error(
+        "iptables does not take the rules, and nothing was changed: {}; load the modules of the variant that the node uses: ip_tables \
+         and ip6_tables with iptable_nat, iptable_mangle, iptable_raw (and ip6table_…), or nf_tables with nft_compat; and \
+         xt_owner, xt_REDIRECT, xt_conntrack, xt_comment, xt_CT",
+        .0.join("; ")
+    )]
+    IptablesRefused(Vec<String>),
+    /// What was changed before a failure could not be changed back.
+    #[error(
+        "{first}; and what was changed before could not be changed back ({second}): rules are in force in part; end this pod, or run \
+         `weir-init clean`"
+    )]
+    NotRolledBack {
+        /// Why the rules were not taken.
+        first: Box<Error>,
+        /// Why those before did not come back.
+        second: Box<Error>,
+    },
+    /// iptables has no words for a rule.
+    #[error("iptables can not express {0}: use --backend nft, or settings without it")]
+    Inexpressible(String),
+    /// Neither netlink nor iptables.
+    #[error("{first}; and by iptables: {second}")]
+    NoBackend {
+        /// Why not by netlink.
+        first: Box<Error>,
+        /// Why not by iptables.
+        second: Box<Error>,
+    },
+    /// Another call is at work in the namespace, and does not end.
+    #[error(
+        "the network namespace can not be locked: {0}; another program changes its rules, or holds a lock on it (/proc/locks)"
+    )]
+    Lock(#[source] io::Error),
     /// The conversation with the kernel failed.
     #[error("netlink: {0}; see the kernel's log (dmesg)")]
     Netlink(#[source] io::Error),

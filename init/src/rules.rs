@@ -241,6 +241,9 @@ impl<'a> View<'a> {
     fn table(&self) -> Table {
         let mut chains = vec![self.inbound(), self.prerouting(), self.output(), self.invalid(Hook::Prerouting)];
         chains.push(self.invalid(Hook::Output));
+        if self.settings.block_udp {
+            chains.push(self.udp());
+        }
         if !self.name_servers.is_empty() {
             chains.push(self.zones(Hook::Prerouting));
             chains.push(self.zones(Hook::Output));
@@ -297,14 +300,7 @@ impl<'a> View<'a> {
             rule([Match::OutLoopback], Action::Return, "within the pod"),
         ];
         rules.extend(self.skipped_interfaces(Hook::Output));
-        rules.extend(
-            distinct(&self.settings.exclude_outbound_ports)
-                .map(|port| tcp_port(port, Action::Return, "excluded outbound port")),
-        );
-        rules.extend(
-            self.networks(&self.settings.exclude_outbound_cidrs)
-                .map(|net| rule([Match::Address(Side::Destination, net)], Action::Return, "excluded destination")),
-        );
+        rules.extend(self.excluded(Protocol::Tcp));
         for server in &self.name_servers {
             for protocol in [Protocol::Udp, Protocol::Tcp] {
                 let to = Match::Address(Side::Destination, IpNet::from(*server));
@@ -315,19 +311,57 @@ impl<'a> View<'a> {
                 ));
             }
         }
-        let out = Action::Redirect(ports::OUTBOUND);
-        if self.settings.include_outbound_cidrs.is_empty() {
-            rules.push(rule([Match::Protocol(Protocol::Tcp)], out, "out of the pod"));
-        } else {
-            rules.extend(self.networks(&self.settings.include_outbound_cidrs).map(|net| {
-                rule(
-                    [Match::Address(Side::Destination, net), Match::Protocol(Protocol::Tcp)],
-                    out.clone(),
-                    "included destination",
-                )
-            }));
-        }
+        rules.extend(self.captured(Protocol::Tcp, &Action::Redirect(ports::OUTBOUND), "out of the pod"));
         base("output", Kind::Nat, Hook::Output, Priority::Dstnat, rules)
+    }
+
+    /// What is excluded passes as it is.
+    fn excluded(&self, protocol: Protocol) -> Vec<Rule> {
+        let ports = distinct(&self.settings.exclude_outbound_ports).map(|port| {
+            let port = Match::Port(protocol, Side::Destination, port);
+            rule([port], Action::Return, "excluded outbound port")
+        });
+        let networks = self
+            .networks(&self.settings.exclude_outbound_cidrs)
+            .map(|net| rule([Match::Address(Side::Destination, net)], Action::Return, "excluded destination"));
+        ports.chain(networks).collect()
+    }
+
+    /// What happens to all that is not excluded, or to what is included.
+    fn captured(&self, protocol: Protocol, action: &Action, comment: &'static str) -> Vec<Rule> {
+        if self.settings.include_outbound_cidrs.is_empty() {
+            return vec![rule([Match::Protocol(protocol)], action.clone(), comment)];
+        }
+        let networks = self.networks(&self.settings.include_outbound_cidrs);
+        networks
+            .map(|net| {
+                let matches = [Match::Address(Side::Destination, net), Match::Protocol(protocol)];
+                rule(matches, action.clone(), "included destination")
+            })
+            .collect()
+    }
+
+    /// No UDP goes where TCP would be captured: the proxy can not carry it, so it would pass by the mesh (QUIC, HTTP/3). Before
+    /// translation, where a query still has its name server's address. Answers are dropped as well: a server of QUIC in the pod
+    /// would be outside of the mesh too.
+    fn udp(&self) -> Chain {
+        let mut rules = vec![
+            rule([Match::User(ports::PROXY_UID)], Action::Return, "the proxy calls others"),
+            rule([Match::OutLoopback], Action::Return, "within the pod"),
+        ];
+        rules.extend(self.skipped_interfaces(Hook::Output));
+        rules.extend(self.excluded(Protocol::Udp));
+        let dns = || Match::Port(Protocol::Udp, Side::Destination, DNS_PORT);
+        let known: Vec<IpAddr> = self.settings.dns_servers.iter().chain(&self.settings.name_servers).copied().collect();
+        if known.is_empty() {
+            rules.push(rule([dns()], Action::Return, "query to a name server"));
+        }
+        rules.extend(distinct(&known).filter(|server| self.family.has(*server)).map(|server| {
+            let to = Match::Address(Side::Destination, IpNet::from(server));
+            rule([to, dns()], Action::Return, "query to the pod's name server")
+        }));
+        rules.extend(self.captured(Protocol::Udp, &Action::Drop, "can not go through the proxy"));
+        base("udp_out", Kind::Filter, Hook::Output, Priority::Mangle, rules)
     }
 
     /// A packet without a connection can not be translated back: it would reach the peer (or the application) from the wrong

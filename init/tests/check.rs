@@ -10,10 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Lab, Netns, PROXY, Servers, can_run, families, listen, settings};
+use support::{
+    Lab, Netns, PROXY, Servers,
+    by::{NETLINK, flush, unhook},
+    can_run, families, listen, settings,
+};
 use weir_init::{
-    CheckError, Direction, INBOUND_BANNER, Line, OUTBOUND_BANNER, Outcome, check_as_proxy, check_in_current_netns,
-    in_netns,
+    Backend, CheckError, Direction, INBOUND_BANNER, Line, OUTBOUND_BANNER, Outcome, check_as_proxy,
+    check_in_current_netns, in_netns,
 };
 use weir_mesh::CaptureSettings;
 
@@ -38,25 +42,23 @@ fn own() -> Vec<IpAddr> {
     families().map(|family| family.pod).to_vec()
 }
 
-#[test]
-fn the_proxy_proves_both_directions_of_both_families() {
+fn the_proxy_proves_both_directions_of_both_families(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = proxy(&lab.pod);
     lab.pod.run(PROXY, PROXY, || check_as_proxy(&own(), LATER)).unwrap();
 }
 
-#[test]
-fn the_proxy_says_which_rules_are_missing() {
+fn the_proxy_says_which_rules_are_missing(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = proxy(&lab.pod);
     let check = || lab.pod.run(PROXY, PROXY, || check_as_proxy(&own(), LATER)).unwrap_err();
-    lab.pod.exec("nft", &["flush", "chain", "ip6", "weir", "inbound"]);
+    flush(&lab.pod, by, false, "inbound");
     let start = Instant::now();
     let error = check();
     assert!(start.elapsed() < LATER / 2, "missing rules are said at once");
@@ -65,28 +67,26 @@ fn the_proxy_says_which_rules_are_missing() {
         "{error}"
     );
     assert!(error.to_string().starts_with("IPv6 inbound: not redirected"), "{error}");
-    lab.pod.exec("nft", &["delete", "table", "ip", "weir"]);
+    unhook(&lab.pod, by, true);
     let error = check();
     assert!(error.to_string().starts_with("IPv4 inbound: not redirected"), "{error}");
 }
 
-#[test]
-fn the_proxy_notices_another_listener() {
+fn the_proxy_notices_another_listener(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = lab.serve();
     let error = lab.pod.run(PROXY, PROXY, || check_as_proxy(&own(), SOON)).unwrap_err();
     assert!(matches!(error, CheckError::WrongAnswer { direction: Direction::Inbound, .. }), "{error}");
 }
 
-#[test]
-fn the_proxy_waits_for_a_listener_that_does_not_answer_yet() {
+fn the_proxy_waits_for_a_listener_that_does_not_answer_yet(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let listener = lab.pod.run(PROXY, PROXY, || listen("0.0.0.0:15006".parse().unwrap()));
     let own = [families()[0].pod];
     let error = lab.pod.run(PROXY, PROXY, || check_as_proxy(&own, SOON)).unwrap_err();
@@ -94,12 +94,11 @@ fn the_proxy_waits_for_a_listener_that_does_not_answer_yet() {
     drop(listener);
 }
 
-#[test]
-fn the_proxy_waits_out_duplicate_address_detection() {
+fn the_proxy_waits_out_duplicate_address_detection(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = proxy(&lab.pod);
     let late: IpAddr = "fd00:7::77".parse().unwrap();
     lab.pod.ip("addr add fd00:7::77/64 dev eth0\n");
@@ -124,12 +123,11 @@ fn count(lines: &[Line], wanted: impl Fn(&Outcome) -> bool) -> usize {
 
 const DNS: &str = r#""dnsServers":["198.19.0.10","fd00:19::10"]"#;
 
-#[test]
-fn the_operator_proves_everything_without_a_proxy() {
+fn the_operator_proves_everything_without_a_proxy(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(DNS));
+    let lab = Lab::by(by, &settings(DNS));
     let before = lab.pod.exec("ip", &["addr"]);
     let lines = findings(&lab);
     assert_eq!(count(&lines, |outcome| matches!(outcome, Outcome::Proven)), 8, "{lines:#?}");
@@ -137,12 +135,11 @@ fn the_operator_proves_everything_without_a_proxy() {
     assert_eq!(lab.pod.exec("ip", &["addr"]), before, "the check leaves nothing");
 }
 
-#[test]
-fn the_operator_proves_it_beside_a_proxy() {
+fn the_operator_proves_it_beside_a_proxy(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(DNS));
+    let lab = Lab::by(by, &settings(DNS));
     let mut servers = proxy(&lab.pod);
     for family in families() {
         servers.add_udp(&lab.pod, PROXY, "proxy", SocketAddr::new(family.loopback, 15053));
@@ -153,8 +150,7 @@ fn the_operator_proves_it_beside_a_proxy() {
     assert_eq!(count(&lines, |outcome| matches!(outcome, Outcome::NotTried(_))), 4, "{lines:#?}");
 }
 
-#[test]
-fn the_operator_sees_what_does_not_work() {
+fn the_operator_sees_what_does_not_work(by: Backend) {
     if !can_run() {
         return;
     }
@@ -165,7 +161,7 @@ fn the_operator_sees_what_does_not_work() {
     };
     assert_eq!(failed(&findings(&lab)), ["IPv4 inbound", "IPv4 outbound", "IPv6 inbound", "IPv6 outbound"]);
     let rules = weir_init::RuleSet::new(&settings(DNS));
-    weir_init::apply_in_netns(&lab.pod.path(), &rules).unwrap();
+    in_netns(&lab.pod.path(), || by.apply(&rules)).unwrap();
     // Somebody else's rules come first and send everything past us.
     let escape = "table ip early { chain o { type nat hook output priority -101; meta l4proto {tcp,udp} dnat to 198.18.7.1; }; }";
     lab.pod.exec_with("nft", &["-f", "-"], Some(escape));
@@ -175,12 +171,11 @@ fn the_operator_sees_what_does_not_work() {
     assert_eq!(wrong, ["IPv4 DNS by tcp", "IPv4 DNS by udp", "IPv4 outbound"], "{lines:#?}");
 }
 
-#[test]
-fn the_program_prints_what_it_found() {
+fn the_program_prints_what_it_found(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let run = |arguments: &[&str]| {
         let netns = lab.pod.path();
         let output = Command::new(env!("CARGO_BIN_EXE_weir-init"))
@@ -199,9 +194,22 @@ fn the_program_prints_what_it_found() {
     );
     let (code, _, error) = run(&["--capture", r#"{"version":1,"excludeInboundPorts":[9]}"#]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("should be `tcp dport 9 return"), "{error}");
-    lab.pod.exec("nft", &["delete", "table", "ip", "weir"]);
+    let rule = if by == NETLINK { "tcp dport 9 return" } else { "-p tcp -m tcp --dport 9 -m comment" };
+    assert!(error.contains(&format!("should be `{rule}")), "{error}");
+    unhook(&lab.pod, by, true);
     let (code, _, error) = run(&[]);
     assert_eq!(code, Some(1));
     assert!(error.contains("IPv4 inbound: not redirected") && !error.contains("IPv6 inbound"), "{error}");
 }
+
+with_each_backend!(
+    the_proxy_proves_both_directions_of_both_families,
+    the_proxy_says_which_rules_are_missing,
+    the_proxy_notices_another_listener,
+    the_proxy_waits_for_a_listener_that_does_not_answer_yet,
+    the_proxy_waits_out_duplicate_address_detection,
+    the_operator_proves_everything_without_a_proxy,
+    the_operator_proves_it_beside_a_proxy,
+    the_operator_sees_what_does_not_work,
+    the_program_prints_what_it_found,
+);

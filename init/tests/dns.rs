@@ -9,7 +9,11 @@ use std::{
     sync::mpsc,
 };
 
-use support::{APP, Addresses, Lab, PROXY, Servers, ask, call, can_run, connect, families, listen, settings};
+use weir_init::Backend;
+
+use support::{
+    APP, Addresses, Lab, PROXY, Servers, ask, by::flush, call, can_run, connect, families, listen, settings,
+};
 
 const DNS: &str = r#""dnsServers":["198.19.0.10","fd00:19::10"]"#;
 
@@ -36,12 +40,11 @@ fn tcp(lab: &Lab, user: u32, source: SocketAddr, server: IpAddr) -> String {
     line.split(' ').next().unwrap_or_default().to_owned()
 }
 
-#[test]
-fn queries_to_the_pods_name_servers_alone_are_captured() {
+fn queries_to_the_pods_name_servers_alone_are_captured(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(DNS));
+    let lab = Lab::by(by, &settings(DNS));
     for family in families() {
         let _servers = serve(&lab, family);
         let Addresses { pod, other, name_server, .. } = family;
@@ -54,31 +57,29 @@ fn queries_to_the_pods_name_servers_alone_are_captured() {
     }
 }
 
-#[test]
-fn without_name_servers_no_query_is_captured() {
+fn without_name_servers_no_query_is_captured(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(""));
+    let lab = Lab::by(by, &settings(""));
     for family in families() {
         let _servers = serve(&lab, family);
         assert_eq!(udp(&lab, APP, 0, family.name_server), "server");
     }
 }
 
-#[test]
-fn what_is_excluded_is_not_captured() {
+fn what_is_excluded_is_not_captured(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(&format!(r#"{DNS},"excludeOutboundCidrs":["198.19.0.0/24"]"#)));
+    let lab = Lab::by(by, &settings(&format!(r#"{DNS},"excludeOutboundCidrs":["198.19.0.0/24"]"#)));
     let [v4, v6] = families();
     for (family, want) in [(v4, "server"), (v6, "proxy")] {
         let _servers = serve(&lab, family);
         assert_eq!(udp(&lab, APP, 0, family.name_server), want);
         assert_eq!(tcp(&lab, APP, SocketAddr::new(family.pod, 0), family.name_server), want);
     }
-    let lab = Lab::with(&settings(&format!(r#"{DNS},"excludeOutboundPorts":[53]"#)));
+    let lab = Lab::by(by, &settings(&format!(r#"{DNS},"excludeOutboundPorts":[53]"#)));
     for family in families() {
         let _servers = serve(&lab, family);
         assert_eq!(udp(&lab, APP, 0, family.name_server), "server");
@@ -87,12 +88,11 @@ fn what_is_excluded_is_not_captured() {
 }
 
 /// An application's query and, right after it, one of the proxy from the same port: each must end at its own.
-#[test]
-fn a_reused_source_port_by_udp() {
+fn a_reused_source_port_by_udp(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(DNS));
+    let lab = Lab::by(by, &settings(DNS));
     for family in families() {
         let _servers = serve(&lab, family);
         for user in [APP, PROXY, APP, PROXY] {
@@ -100,20 +100,19 @@ fn a_reused_source_port_by_udp() {
             assert_eq!(udp(&lab, user, 33333, family.name_server), want, "{user}");
         }
         // Without the zones the proxy's query comes back to the proxy: this is what they are for.
-        let table = if family.pod.is_ipv4() { "ip" } else { "ip6" };
-        lab.pod.exec("nft", &["flush", "chain", table, "weir", "dns_out"]);
-        lab.pod.exec("nft", &["flush", "chain", table, "weir", "dns_in"]);
+        for chain in ["dns_out", "dns_in"] {
+            flush(&lab.pod, by, family.pod.is_ipv4(), chain);
+        }
         assert_eq!(udp(&lab, APP, 33334, family.name_server), "proxy");
         assert_eq!(udp(&lab, PROXY, 33334, family.name_server), "proxy");
     }
 }
 
-#[test]
-fn a_reused_source_port_by_tcp() {
+fn a_reused_source_port_by_tcp(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(DNS));
+    let lab = Lab::by(by, &settings(DNS));
     for family in families() {
         let _servers = serve(&lab, family);
         let source = SocketAddr::new(family.pod, 33335);
@@ -126,13 +125,12 @@ fn a_reused_source_port_by_tcp() {
 
 /// The last packets of a closed TCP socket have no user any more: the proxy's connection must end well all the same, which
 /// it would not in a zone chosen by user.
-#[test]
-fn the_proxys_tcp_query_is_delivered_to_its_last_byte() {
+fn the_proxys_tcp_query_is_delivered_to_its_last_byte(by: Backend) {
     if !can_run() {
         return;
     }
     const BYTES: usize = 3 << 20;
-    let lab = Lab::with(&settings(DNS));
+    let lab = Lab::by(by, &settings(DNS));
     for family in families() {
         let listener = lab.node.run(APP, APP, || listen(SocketAddr::new(family.name_server, 53)));
         let (sender, receiver) = mpsc::channel();
@@ -150,3 +148,12 @@ fn the_proxys_tcp_query_is_delivered_to_its_last_byte() {
         assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(10)), Ok((BYTES, true)));
     }
 }
+
+with_each_backend!(
+    queries_to_the_pods_name_servers_alone_are_captured,
+    without_name_servers_no_query_is_captured,
+    what_is_excluded_is_not_captured,
+    a_reused_source_port_by_udp,
+    a_reused_source_port_by_tcp,
+    the_proxys_tcp_query_is_delivered_to_its_last_byte,
+);

@@ -10,7 +10,8 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use support::{APP, APP_PORT, Addresses, Lab, PROXY, Servers, can_run, connect, families, listen};
+use support::{APP, APP_PORT, Addresses, Lab, PROXY, Servers, by::flush, can_run, connect, families, listen};
+use weir_init::Backend;
 use weir_mesh::CaptureSettings;
 
 /// A TCP header without data: an acknowledgement of what the other side sent last, but from far outside of any window, as a
@@ -69,12 +70,11 @@ fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
 
 /// Without translation the stray packet meets the application's port, where no one knows the connection: the answer is a
 /// reset, which kills a connection that is well.
-#[test]
-fn a_stray_packet_does_not_kill_a_redirected_connection() {
+fn a_stray_packet_does_not_kill_a_redirected_connection(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     for Addresses { pod, any, .. } in families() {
         let mut servers = Servers::default();
         let inbound = lab.pod.run(PROXY, PROXY, || listen(SocketAddr::new(any, 15006)));
@@ -87,9 +87,8 @@ fn a_stray_packet_does_not_kill_a_redirected_connection() {
         assert!(!is_killed(client), "{pod}: the connection was reset");
 
         // The same without the protection.
-        let table = if pod.is_ipv4() { "ip" } else { "ip6" };
         for chain in ["invalid_in", "invalid_out"] {
-            lab.pod.exec("nft", &["flush", "chain", table, "weir", chain]);
+            flush(&lab.pod, by, pod.is_ipv4(), chain);
         }
         let mut client = open();
         send_stray(&lab, &mut client);
@@ -110,3 +109,5 @@ fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut byte)?;
     stream.write_all(&byte)
 }
+
+with_each_backend!(a_stray_packet_does_not_kill_a_redirected_connection,);

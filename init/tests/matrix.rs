@@ -6,6 +6,7 @@ mod support;
 use std::net::SocketAddr;
 
 use support::{APP, APP_PORT, Addresses, Lab, PROXY, ask, call, can_run, families, settings};
+use weir_init::Backend;
 use weir_mesh::CaptureSettings;
 
 #[track_caller]
@@ -35,12 +36,11 @@ fn without_rules_nothing_is_redirected() {
     }
 }
 
-#[test]
-fn into_the_pod() {
+fn into_the_pod(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = lab.serve();
     for Addresses { pod, pod2, .. } in families() {
         ends_at(lab.call_in(pod, APP_PORT), "inbound", (pod, APP_PORT));
@@ -55,12 +55,11 @@ fn into_the_pod() {
     }
 }
 
-#[test]
-fn out_of_the_pod() {
+fn out_of_the_pod(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = lab.serve();
     for Addresses { pod, other, service, .. } in families() {
         for user in [APP, 0] {
@@ -77,12 +76,11 @@ fn out_of_the_pod() {
     }
 }
 
-#[test]
-fn within_the_pod() {
+fn within_the_pod(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = lab.serve();
     for Addresses { pod, pod2, service, loopback, app_source, .. } in families() {
         for user in [APP, PROXY] {
@@ -104,12 +102,11 @@ fn within_the_pod() {
     }
 }
 
-#[test]
-fn an_application_never_calls_out_from_the_proxys_address() {
+fn an_application_never_calls_out_from_the_proxys_address(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&CaptureSettings::default());
+    let lab = Lab::by(by, &CaptureSettings::default());
     let _servers = lab.serve();
     for Addresses { pod, other, .. } in families() {
         let line = lab.call_out(APP, other, 80);
@@ -117,12 +114,11 @@ fn an_application_never_calls_out_from_the_proxys_address() {
     }
 }
 
-#[test]
-fn excluded_ports() {
+fn excluded_ports(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(r#""excludeInboundPorts":[22,22],"excludeOutboundPorts":[25]"#));
+    let lab = Lab::by(by, &settings(r#""excludeInboundPorts":[22,22],"excludeOutboundPorts":[25]"#));
     let _servers = lab.serve();
     for Addresses { pod, other, .. } in families() {
         ends_at(lab.call_in(pod, 22), "app", (pod, 22));
@@ -135,12 +131,11 @@ fn excluded_ports() {
     }
 }
 
-#[test]
-fn excluded_networks() {
+fn excluded_networks(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(r#""excludeOutboundCidrs":["198.18.9.0/24","fd00:9::/32"]"#));
+    let lab = Lab::by(by, &settings(r#""excludeOutboundCidrs":["198.18.9.0/24","fd00:9::/32"]"#));
     let _servers = lab.serve();
     for Addresses { pod, other, apart, .. } in families() {
         answered_by(lab.call_out(APP, apart, 80), "other");
@@ -149,15 +144,17 @@ fn excluded_networks() {
     }
 }
 
-#[test]
-fn included_networks() {
+fn included_networks(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(
-        r#""includeOutboundCidrs":["198.18.0.0/16","fd00:50::/32","fd00:9::/32"],
+    let lab = Lab::by(
+        by,
+        &settings(
+            r#""includeOutboundCidrs":["198.18.0.0/16","fd00:50::/32","fd00:9::/32"],
            "excludeOutboundCidrs":["198.18.9.9/32","fd00:9::9/128"]"#,
-    ));
+        ),
+    );
     let _servers = lab.serve();
     for Addresses { pod, other, apart, name_server, .. } in families() {
         ends_at(lab.call_out(APP, other, 80), "outbound", (other, 80));
@@ -168,12 +165,11 @@ fn included_networks() {
     }
 }
 
-#[test]
-fn included_networks_of_one_family_leave_the_other_alone() {
+fn included_networks_of_one_family_leave_the_other_alone(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(r#""includeOutboundCidrs":["198.18.0.0/16"]"#));
+    let lab = Lab::by(by, &settings(r#""includeOutboundCidrs":["198.18.0.0/16"]"#));
     let _servers = lab.serve();
     let [v4, v6] = families();
     ends_at(lab.call_out(APP, v4.other, 80), "outbound", (v4.other, 80));
@@ -181,12 +177,11 @@ fn included_networks_of_one_family_leave_the_other_alone() {
     ends_at(lab.call_in(v6.pod, APP_PORT), "inbound", (v6.pod, APP_PORT));
 }
 
-#[test]
-fn skipped_interfaces() {
+fn skipped_interfaces(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(r#""skipInterfaces":["net1","absent0"]"#));
+    let lab = Lab::by(by, &settings(r#""skipInterfaces":["net1","absent0"]"#));
     let _servers = lab.serve();
     for Addresses { pod, pod2, node, node2, .. } in families() {
         ends_at(lab.call_in(pod2, APP_PORT), "app", (pod2, APP_PORT));
@@ -196,12 +191,11 @@ fn skipped_interfaces() {
     }
 }
 
-#[test]
-fn other_udp_passes() {
+fn other_udp_passes(by: Backend) {
     if !can_run() {
         return;
     }
-    let lab = Lab::with(&settings(r#""dnsServers":["198.19.0.10","fd00:19::10"]"#));
+    let lab = Lab::by(by, &settings(r#""dnsServers":["198.19.0.10","fd00:19::10"]"#));
     let mut servers = lab.serve();
     for Addresses { pod, node, other, any, .. } in families() {
         // The node has many addresses: each is bound by itself, so that answers come from it.
@@ -213,3 +207,16 @@ fn other_udp_passes() {
         assert_eq!(into, "app");
     }
 }
+
+with_each_backend!(
+    into_the_pod,
+    out_of_the_pod,
+    within_the_pod,
+    an_application_never_calls_out_from_the_proxys_address,
+    excluded_ports,
+    excluded_networks,
+    included_networks,
+    included_networks_of_one_family_leave_the_other_alone,
+    skipped_interfaces,
+    other_udp_passes,
+);

@@ -9,9 +9,14 @@ use std::{
     process::{Command, Output},
 };
 
-use support::{Lab, Netns, can_run, settings};
+use support::{
+    Lab, Netns,
+    by::{NETLINK, append, everything, flush, insert, unhook},
+    can_run, settings,
+};
 use weir_init::{
-    Error, RuleSet, apply_in_netns, clean_in_current_netns, in_netns, show_in_current_netns, verify_in_current_netns,
+    Applied, Backend, Error, RuleSet, apply_in_netns, clean_in_current_netns, in_netns, show_in_current_netns,
+    verify_in_current_netns,
 };
 use weir_mesh::CaptureSettings;
 
@@ -19,46 +24,31 @@ const FULL: &str = r#""excludeInboundPorts":[22],"excludeOutboundPorts":[25],"sk
     "includeOutboundCidrs":["198.18.0.0/16","fd00::/8"],"excludeOutboundCidrs":["198.18.9.0/24","fd00:9::/32"],
     "dnsServers":["198.19.0.10","fd00:19::10"]"#;
 
-/// The ruleset as JSON, without the handles, which the kernel counts on.
-fn listing(netns: &Netns) -> serde_json::Value {
-    fn strip(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(map) => {
-                map.remove("handle");
-                map.values_mut().for_each(strip);
-            }
-            serde_json::Value::Array(list) => list.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
-    let mut value = serde_json::from_str(&netns.exec("nft", &["-j", "list", "ruleset"])).unwrap();
-    strip(&mut value);
-    value
+fn apply(by: Backend, pod: &Netns, rules: &RuleSet) -> Applied {
+    in_netns(&pod.path(), || by.apply(rules)).unwrap()
 }
 
-#[test]
-fn the_same_input_gives_the_same_state() {
+fn the_same_input_gives_the_same_state(by: Backend) {
     if !can_run() {
         return;
     }
     let (pod, fresh) = (Netns::new("pod"), Netns::new("fresh"));
     let rules = RuleSet::new(&settings(FULL));
-    let applied = apply_in_netns(&pod.path(), &rules).unwrap();
+    let applied = apply(by, &pod, &rules);
     assert_eq!((applied.rules, applied.ipv6), (rules.len(), true));
-    let (first, addresses) = (listing(&pod), pod.exec("ip", &["addr"]));
-    apply_in_netns(&pod.path(), &rules).unwrap();
-    assert_eq!(listing(&pod), first);
+    let (first, addresses) = (everything(&pod), pod.exec("ip", &["addr"]));
+    apply(by, &pod, &rules);
+    assert_eq!(everything(&pod), first);
     assert_eq!(pod.exec("ip", &["addr"]), addresses);
     // Other settings leave nothing of the old ones.
     let plain = RuleSet::new(&CaptureSettings::default());
-    apply_in_netns(&pod.path(), &plain).unwrap();
-    apply_in_netns(&fresh.path(), &plain).unwrap();
-    assert_eq!(listing(&pod), listing(&fresh));
-    assert_ne!(listing(&pod), first);
+    apply(by, &pod, &plain);
+    apply(by, &fresh, &plain);
+    assert_eq!(everything(&pod), everything(&fresh));
+    assert_ne!(everything(&pod), first);
 }
 
-#[test]
-fn many_callers_at_once_leave_one_whole_set() {
+fn many_callers_at_once_leave_one_whole_set(by: Backend) {
     if !can_run() {
         return;
     }
@@ -66,16 +56,15 @@ fn many_callers_at_once_leave_one_whole_set() {
     let sets = [settings(FULL), CaptureSettings::default()].map(|settings| RuleSet::new(&settings));
     std::thread::scope(|scope| {
         for n in 0..8 {
-            let (path, rules) = (pod.path(), &sets[n % 2]);
-            scope.spawn(move || apply_in_netns(&path, rules).unwrap());
+            let (pod, rules) = (&pod, &sets[n % 2]);
+            scope.spawn(move || apply(by, pod, rules));
         }
     });
     let whole = sets.iter().filter(|rules| in_netns(&pod.path(), || verify_in_current_netns(rules)).is_ok());
     assert_eq!(whole.count(), 1);
 }
 
-#[test]
-fn clean_leaves_nothing() {
+fn clean_leaves_nothing(by: Backend) {
     if !can_run() {
         return;
     }
@@ -83,16 +72,15 @@ fn clean_leaves_nothing() {
     pod.ip("link set lo up\n");
     let before = pod.exec("ip", &["addr"]);
     let rules = RuleSet::new(&settings(FULL));
-    apply_in_netns(&pod.path(), &rules).unwrap();
+    apply(by, &pod, &rules);
     for _ in 0..2 {
         in_netns(&pod.path(), clean_in_current_netns).unwrap();
-        assert_eq!(pod.ruleset(), "");
+        assert!(!everything(&pod).to_lowercase().contains("weir"), "{}", everything(&pod));
         assert_eq!(pod.exec("ip", &["addr"]), before);
     }
 }
 
-#[test]
-fn tables_of_others_are_not_touched() {
+fn rules_of_others_are_not_touched(by: Backend) {
     if !can_run() {
         return;
     }
@@ -100,16 +88,27 @@ fn tables_of_others_are_not_touched() {
     let theirs = "table inet weir { chain c { type filter hook input priority 0; tcp dport 1 drop; }; }
                   table ip other { chain c { type nat hook output priority -100; tcp dport 2 redirect to :3; }; }";
     pod.exec_with("nft", &["-f", "-"], Some(theirs));
-    let before = pod.ruleset();
-    let rules = RuleSet::new(&CaptureSettings::default());
-    apply_in_netns(&pod.path(), &rules).unwrap();
-    apply_in_netns(&pod.path(), &rules).unwrap();
-    let during = pod.ruleset();
+    // Rules, a chain, a policy, and a jump to a chain whose name is nearly ours.
+    let theirs = "*nat\n:THEIRS - [0:0]\n:WEIRD - [0:0]\n-A OUTPUT -p tcp -m comment --comment \"to WEIR_OUTPUT\" -j THEIRS\n\
+                  -A OUTPUT -j WEIRD\n-A THEIRS -p tcp -m tcp --dport 9 -j REDIRECT --to-ports 8\nCOMMIT\n\
+                  *mangle\n:INPUT DROP [0:0]\n-A INPUT -j ACCEPT\nCOMMIT\n";
+    for program in
+        ["iptables-nft-restore", "ip6tables-nft-restore", "iptables-legacy-restore", "ip6tables-legacy-restore"]
+    {
+        pod.exec_with(program, &["--noflush"], Some(theirs));
+    }
+    let before = everything(&pod);
+    let rules = RuleSet::new(&settings(FULL));
+    apply(by, &pod, &rules);
+    apply(by, &pod, &rules);
+    let during = everything(&pod);
     for line in before.lines() {
         assert!(during.contains(line), "{line} is gone");
     }
+    assert_ne!(during, before);
+    in_netns(&pod.path(), || verify_in_current_netns(&rules)).unwrap();
     in_netns(&pod.path(), clean_in_current_netns).unwrap();
-    assert_eq!(pod.ruleset(), before);
+    assert_eq!(everything(&pod), before);
 }
 
 /// Our batch and the `nft` program make the same of the rules, and reading them back gives what was written.
@@ -128,8 +127,7 @@ fn the_kernel_holds_what_the_text_says() {
     }
 }
 
-#[test]
-fn a_difference_is_named() {
+fn a_difference_is_named(by: Backend) {
     if !can_run() {
         return;
     }
@@ -140,22 +138,32 @@ fn a_difference_is_named() {
         other => panic!("{other:?}"),
     };
     assert_eq!(difference(), "table ip weir is missing");
-    apply_in_netns(&pod.path(), &rules).unwrap();
-    pod.exec("nft", &["insert", "rule", "ip6", "weir", "output", "accept"]);
-    assert!(difference().starts_with("chain output of table ip6 weir, rule 1: is `return comment \"unreadable"));
-    apply_in_netns(&pod.path(), &rules).unwrap();
-    pod.exec("nft", &["add", "rule", "ip", "weir", "inbound", "counter"]);
+    apply(by, &pod, &rules);
+    insert(&pod, by, false, "output");
+    let (output, inbound) = match by {
+        NETLINK => ("chain output of table ip6 weir", "chain inbound of table ip weir"),
+        _ => ("chain WEIR_OUTPUT of ip6tables", "chain WEIR_INBOUND of iptables"),
+    };
+    let said = difference();
+    assert!(said.starts_with(&format!("{output}, rule 1: is `")) && said.contains("unreadable"), "{said}");
+    apply(by, &pod, &rules);
+    append(&pod, by, true, "inbound");
     assert!(difference().contains("is not ours"));
-    apply_in_netns(&pod.path(), &rules).unwrap();
-    pod.exec("nft", &["flush", "chain", "ip", "weir", "inbound"]);
-    assert!(difference().contains("rule 1 is missing: `tcp dport 15020 return"));
-    apply_in_netns(&pod.path(), &rules).unwrap();
+    apply(by, &pod, &rules);
+    flush(&pod, by, true, "inbound");
+    let said = difference();
+    assert!(said.starts_with(&format!("{inbound}, rule 1 is missing: `")), "{said}");
+    apply(by, &pod, &rules);
+    unhook(&pod, by, true);
+    let said = difference();
+    let want = if by == NETLINK { "table ip weir is missing" } else { "not exactly one jump leads to chain WEIR_" };
+    assert!(said.starts_with(want), "{said}");
+    apply(by, &pod, &rules);
     in_netns(&pod.path(), || verify_in_current_netns(&rules)).unwrap();
 }
 
 /// The longest lists that settings may have: the batch is larger than a socket's usual buffer.
-#[test]
-fn the_largest_settings_fit_in_one_batch() {
+fn the_largest_settings_fit_in_one_batch(by: Backend) {
     if !can_run() {
         return;
     }
@@ -176,20 +184,19 @@ fn the_largest_settings_fit_in_one_batch() {
     };
     let pod = Netns::new("pod");
     let rules = RuleSet::new(&most);
-    let applied = apply_in_netns(&pod.path(), &rules).unwrap();
+    let applied = apply(by, &pod, &rules);
     assert!(applied.rules > 3000, "{applied:?}");
     in_netns(&pod.path(), || verify_in_current_netns(&rules)).unwrap();
 }
 
-#[test]
-fn a_namespace_without_ipv6_is_served() {
+fn a_namespace_without_ipv6_is_served(by: Backend) {
     if !can_run() {
         return;
     }
     let pod = Netns::new("pod");
     pod.exec("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.lo.disable_ipv6=1"]);
     let rules = RuleSet::new(&CaptureSettings::default());
-    apply_in_netns(&pod.path(), &rules).unwrap();
+    apply(by, &pod, &rules);
     in_netns(&pod.path(), || verify_in_current_netns(&rules)).unwrap();
     in_netns(&pod.path(), clean_in_current_netns).unwrap();
     let switched = pod.exec("sysctl", &["-n", "net.ipv6.conf.all.disable_ipv6"]);
@@ -245,6 +252,7 @@ fn the_program() {
     assert_eq!(run(&["show"]), (Some(0), "no redirect is in force here\n".into(), String::new()));
     let (code, out, error) = run(&["apply", "--capture", r#"{"version":1,"excludeInboundPorts":[22]}"#]);
     assert!(code == Some(0) && out.starts_with("redirect in force: 30 rules, IPv4 and IPv6, in "), "{out}{error}");
+    assert!(out.ends_with(", by nf_tables: the kernel takes it, and no program is needed\n"), "{out}");
     assert!(run(&["show"]).1.contains("tcp dport 22 return comment \"excluded inbound port\""));
     assert_eq!(run(&["clean"]).0, Some(0));
     assert_eq!(lab.pod.ruleset(), "");
@@ -258,3 +266,13 @@ fn the_program() {
     assert_eq!(code, Some(2));
     assert!(error.contains("\"aply\" is no command"), "{error}");
 }
+
+with_each_backend!(
+    the_same_input_gives_the_same_state,
+    many_callers_at_once_leave_one_whole_set,
+    clean_leaves_nothing,
+    rules_of_others_are_not_touched,
+    a_difference_is_named,
+    the_largest_settings_fit_in_one_batch,
+    a_namespace_without_ipv6_is_served,
+);

@@ -27,8 +27,8 @@ use crate::{
     families,
     link::{self, Address, Scope},
     netns::{in_open_netns, new_netns},
-    nft,
     rules::{Action, Family, Match, Protocol, Side, Table},
+    show_in_current_netns,
 };
 
 /// Everything is on this machine: an answer takes less than a millisecond.
@@ -93,7 +93,7 @@ impl fmt::Display for Line {
 /// # Errors
 /// Where the check itself is not possible; what it found is in the lines.
 pub fn check_in_current_netns() -> Result<Vec<Line>, Error> {
-    let in_force = nft::read(families())?;
+    let in_force = show_in_current_netns()?;
     let outside = Outside::connect()?;
     let mut lines = Vec::new();
     for family in families().iter().copied() {

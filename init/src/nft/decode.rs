@@ -8,6 +8,7 @@ use std::{borrow::Cow, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{
+    NamedChain,
     encode::{address_place, hook_number, kind_name, port_offset, priority_number},
     numbers::{
         CMP_EQUAL, CMP_NOT_EQUAL, CT_STATE, CT_STATE_INVALID, CT_ZONE, LOOPBACK_INDEX, META_IIFNAME, META_L4PROTO,
@@ -30,6 +31,12 @@ pub(super) fn chain(reader: Reader<'_>) -> Option<Chain> {
     Some(Chain { name: name.into(), base, rules: Vec::new() })
 }
 
+/// The names of a chain and its table.
+pub(super) fn named_chain(reader: Reader<'_>) -> Option<NamedChain> {
+    let text = |attribute| reader.text(attribute).map(str::to_owned);
+    Some(NamedChain { table: text(attr::chain::TABLE)?, name: text(attr::chain::NAME)? })
+}
+
 fn base(reader: Reader<'_>, kind: &str) -> Option<Base> {
     let number = reader.be32(attr::hook::NUMBER)?;
     let priority = reader.be32(attr::hook::PRIORITY)?.cast_signed();
@@ -43,7 +50,7 @@ fn base(reader: Reader<'_>, kind: &str) -> Option<Base> {
 }
 
 /// A rule and the chain it is in; `None` if it is not of our table.
-pub(super) fn rule(family: Family, reader: Reader<'_>) -> Option<(String, Rule)> {
+pub(crate) fn rule(family: Family, reader: Reader<'_>) -> Option<(String, Rule)> {
     if reader.text(attr::rule::TABLE)? != TABLE {
         return None;
     }
@@ -260,7 +267,7 @@ mod tests {
             for family in [Family::V4, Family::V6] {
                 let _ = rule(family, Reader::new(&bytes));
             }
-            let _ = (chain(Reader::new(&bytes)), comment(&bytes));
+            let _ = (chain(Reader::new(&bytes)), named_chain(Reader::new(&bytes)), comment(&bytes));
         }
 
         /// A real rule with some bytes changed reaches deeper than noise.

@@ -67,7 +67,7 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-pub(super) fn rule(family: Family, chain: &str, rule: &Rule, w: &mut Writer<'_>) {
+pub(crate) fn rule(family: Family, chain: &str, rule: &Rule, w: &mut Writer<'_>) {
     w.text(attr::rule::TABLE, TABLE).text(attr::rule::CHAIN, chain);
     w.nested(attr::rule::EXPRESSIONS, |w| {
         for one in &rule.matches {

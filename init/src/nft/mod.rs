@@ -4,6 +4,8 @@ mod decode;
 mod encode;
 mod numbers;
 
+pub(crate) use decode::rule as read_rule;
+pub(crate) use encode::rule as write_rule;
 pub(crate) use numbers::LOOPBACK_INDEX;
 
 use std::{collections::BTreeMap, fmt};
@@ -81,6 +83,27 @@ pub(crate) fn read(families: &[Family]) -> Result<RuleSet, Error> {
         }
     }
     Ok(RuleSet::from_tables(tables))
+}
+
+/// A chain of any table, by name.
+pub(crate) struct NamedChain {
+    pub(crate) table: String,
+    pub(crate) name: String,
+}
+
+/// The names of all chains of the current namespace.
+pub(crate) fn chains(families: &[Family]) -> Result<Vec<NamedChain>, Error> {
+    let socket = open()?;
+    let mut all = Vec::new();
+    for family in families.iter().copied() {
+        let mut request = Messages::default();
+        request.push(msg::GET_CHAIN, flags::DUMP, &encode::family_header(family), |_| {});
+        let found = socket
+            .dump(&request, encode::FAMILY_HEADER, decode::named_chain)
+            .map_err(|failure| step_error(failure, |_| Step { family, what: What::Read }))?;
+        all.extend(found);
+    }
+    Ok(all)
 }
 
 fn open() -> Result<Socket, Error> {

@@ -1,6 +1,9 @@
 //! A pod, its node and what listens there, as real network namespaces: made by each test and gone with it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+#[macro_use]
+pub mod by;
+
 use std::{
     fmt::Write as _,
     fs::File,
@@ -21,7 +24,7 @@ use nix::{
     unistd::{Gid, Uid, geteuid, setfsgid, setfsuid},
 };
 use socket2::{Domain, SockRef, Socket, Type};
-use weir_init::RuleSet;
+use weir_init::{Backend, RuleSet};
 use weir_mesh::CaptureSettings;
 
 /// An ordinary application's user.
@@ -218,9 +221,9 @@ impl Lab {
     }
 
     /// A lab whose pod has the rules of `settings` in force, made as users of the library make them.
-    pub fn with(settings: &CaptureSettings) -> Self {
+    pub fn by(backend: Backend, settings: &CaptureSettings) -> Self {
         let lab = Self::new();
-        weir_init::apply_in_netns(&lab.pod.path(), &RuleSet::new(settings)).unwrap();
+        weir_init::in_netns(&lab.pod.path(), || backend.apply(&RuleSet::new(settings))).unwrap();
         lab
     }
 
@@ -273,22 +276,27 @@ pub fn call(source: Option<SocketAddr>, to: SocketAddr) -> String {
 }
 
 pub fn connect(source: Option<SocketAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    if let Some(source) = source {
-        when_free(|| socket.bind(&source.into()))?;
-    }
-    socket.connect_timeout(&to.into(), LIMIT)?;
-    socket.set_read_timeout(Some(LIMIT))?;
-    Ok(socket.into())
+    when_free(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if let Some(source) = source {
+            socket.bind(&source.into())?;
+        }
+        socket.connect_timeout(&to.into(), LIMIT)?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        Ok(socket.into())
+    })
 }
 
 /// A program that another test starts at this moment holds copies of all our sockets between its fork and its exec, also of
-/// those that we have closed since: their ports are free a moment later.
+/// those that we have closed since: their ports are free a moment later. So is a pair of ports whose last connection waits for
+/// the other side's last word (`AddrNotAvailable`).
 fn when_free<T>(mut bind: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
     for _ in 0..200 {
         match bind() {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => thread::sleep(Duration::from_millis(5)),
+            Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {
+                thread::sleep(Duration::from_millis(5));
+            }
             result => return result,
         }
     }

@@ -86,6 +86,7 @@ impl PodSettings {
             "include-outbound-cidrs" => self.capture.include_outbound_cidrs = list(value, cidr)?,
             "exclude-outbound-cidrs" => self.capture.exclude_outbound_cidrs = list(value, cidr)?,
             "skip-interfaces" => self.capture.skip_interfaces = list(value, interface)?,
+            "block-udp" => self.capture.block_udp = switch(value)?,
             "opaque-ports" => self.opaque_ports = ports(value)?,
             "proxy-cpu-request" => self.proxy_cpu_request = Some(quantity(value)?),
             "proxy-cpu-limit" => self.proxy_cpu_limit = Some(quantity(value)?),
@@ -100,12 +101,13 @@ impl PodSettings {
 }
 
 /// Every annotation that a user may set, without the prefix.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 13] = [
     "exclude-inbound-ports",
     "exclude-outbound-ports",
     "include-outbound-cidrs",
     "exclude-outbound-cidrs",
     "skip-interfaces",
+    "block-udp",
     "opaque-ports",
     "proxy-cpu-request",
     "proxy-cpu-limit",
@@ -143,6 +145,14 @@ fn cidr(entry: &str) -> Result<IpNet, String> {
         Ok(net)
     } else {
         Err(format!("{entry:?} has bits set behind its prefix; did you mean {}?", net.trunc()))
+    }
+}
+
+fn switch(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{value:?} is neither true nor false")),
     }
 }
 
@@ -196,6 +206,7 @@ mod tests {
         let got = PodSettings::from_annotations([
             ("weir.dev/exclude-inbound-ports", "22, 9100"),
             ("weir.dev/exclude-outbound-cidrs", "198.18.9.0/24,fd00::/64"),
+            ("weir.dev/block-udp", "true"),
             ("weir.dev/drain-seconds", "40"),
             ("weir.dev/proxy-memory-limit", "64Mi"),
             ("weir.dev/capture", "anything: never believed"),
@@ -205,6 +216,8 @@ mod tests {
         assert_eq!(got.capture.exclude_inbound_ports, [22, 9100]);
         assert_eq!(got.capture.exclude_outbound_cidrs.len(), 2);
         assert_eq!(got.drain_seconds, Some(40));
+        assert!(got.capture.block_udp);
+        assert!(!parse("weir.dev/block-udp", "false").unwrap().capture.block_udp);
     }
 
     #[test]
@@ -219,6 +232,9 @@ mod tests {
             ("include-outbound-cidrs", "198.18.0.1/16"),
             ("exclude-outbound-cidrs", "10.0.0.0/8\n,::/0"),
             ("skip-interfaces", "eth0/../x"),
+            ("block-udp", ""),
+            ("block-udp", "yes"),
+            ("block-udp", "True"),
             ("opaque-ports", "redis"),
             ("proxy-cpu-request", "-1"),
             ("proxy-cpu-limit", "1e3"),

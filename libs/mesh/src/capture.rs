@@ -34,6 +34,17 @@ pub struct CaptureSettings {
     /// Capture DNS queries to these name servers. Empty: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_servers: Vec<std::net::IpAddr>,
+    /// Drop the UDP that the pod sends, wherever its TCP is captured: nothing of it could go through the proxy. Queries to the
+    /// pod's name servers pass.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub block_udp: bool,
+    /// Name servers that the pod asks, for `block_udp`. Empty: not known, and port 53 of every address passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub name_servers: Vec<std::net::IpAddr>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Default for CaptureSettings {
@@ -46,6 +57,8 @@ impl Default for CaptureSettings {
             exclude_outbound_cidrs: Vec::new(),
             skip_interfaces: Vec::new(),
             dns_servers: Vec::new(),
+            block_udp: false,
+            name_servers: Vec::new(),
         }
     }
 }
@@ -92,6 +105,7 @@ impl CaptureSettings {
             ("excludeOutboundCidrs", settings.exclude_outbound_cidrs.len()),
             ("skipInterfaces", settings.skip_interfaces.len()),
             ("dnsServers", settings.dns_servers.len()),
+            ("nameServers", settings.name_servers.len()),
         ] {
             if len > MAX_ENTRIES {
                 return Err(CaptureError::TooMany(name));
@@ -126,8 +140,11 @@ mod tests {
         let settings = CaptureSettings {
             exclude_inbound_ports: vec![22],
             exclude_outbound_cidrs: vec!["198.18.9.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
+            block_udp: true,
+            name_servers: vec!["198.19.0.10".parse().unwrap()],
             ..Default::default()
         };
+        assert!(settings.to_json().contains(r#""blockUdp":true,"nameServers":["198.19.0.10"]"#));
         assert_eq!(CaptureSettings::from_json(&settings.to_json()).unwrap(), settings);
         assert_eq!(CaptureSettings::default().to_json(), r#"{"version":1}"#);
     }
@@ -142,6 +159,8 @@ mod tests {
             r#"{"version":1,"excludeInboundPorts":[70000]}"#,
             r#"{"version":1,"excludeOutboundCidrs":["10.0.0.0/33"]}"#,
             r#"{"version":1,"skipInterfaces":["a b"]}"#,
+            r#"{"version":1,"blockUdp":"true"}"#,
+            r#"{"version":1,"nameServers":["dns"]}"#,
         ] {
             assert!(CaptureSettings::from_json(bad).is_err(), "{bad} was accepted");
         }

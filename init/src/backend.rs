@@ -1,0 +1,333 @@
+//! Which way the rules take into the kernel, and what is in force by any of them. Whatever way is taken, afterwards there is one
+//! set of ours: what another way left is taken away.
+
+use std::{fmt, str::FromStr, time::Instant};
+
+use crate::{
+    Applied,
+    error::Error,
+    families, iptables,
+    iptables::{Iptables, Traces, Variant, traces},
+    lock::lock,
+    loopback, nft,
+    rules::{Family, RuleSet},
+    text::{Language, difference},
+};
+
+/// Environment variable of the default for `--backend`.
+pub const BACKEND_ENV: &str = "WEIR_REDIRECT_BACKEND";
+
+/// What the operator asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// nf_tables by netlink; iptables where the kernel refuses that.
+    #[default]
+    Auto,
+    /// nf_tables by netlink, without any program.
+    Nft,
+    /// The programs of iptables; the variant is found, or is this.
+    Iptables(Option<Variant>),
+}
+
+impl Backend {
+    /// All that can be asked for.
+    pub const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Nft,
+        Self::Iptables(None),
+        Self::Iptables(Some(Variant::Nft)),
+        Self::Iptables(Some(Variant::Legacy)),
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Nft => "nft",
+            Self::Iptables(None) => "iptables",
+            Self::Iptables(Some(Variant::Nft)) => "iptables-nft",
+            Self::Iptables(Some(Variant::Legacy)) => "iptables-legacy",
+        }
+    }
+
+    /// Puts the rules in force in the calling thread's network namespace: all of them or none. Rules of an earlier call are
+    /// replaced, by whichever way they came; rules of others are not touched.
+    ///
+    /// # Errors
+    /// [`Error`]; then the rules are as before, unless it says otherwise.
+    pub fn apply(self, rules: &RuleSet) -> Result<Applied, Error> {
+        let start = Instant::now();
+        let families = families();
+        let ipv6 = families.contains(&Family::V6);
+        loopback::prepare(ipv6)?;
+        let Done { rules, by, reason } = match self {
+            Self::Nft => by_netlink(rules, families)?,
+            Self::Iptables(variant) => by_iptables(rules, families, variant)?,
+            Self::Auto => match by_netlink(rules, families) {
+                Err(first @ (Error::NoNetfilter | Error::Unsupported { .. })) => {
+                    let done = by_iptables(rules, families, None);
+                    let done =
+                        done.map_err(|second| Error::NoBackend { first: Box::new(first), second: Box::new(second) })?;
+                    Done { reason: format!("the kernel refuses nf_tables' own redirect, and {}", done.reason), ..done }
+                }
+                other => other?,
+            },
+        };
+        Ok(Applied { rules, ipv6, by, reason, elapsed: start.elapsed() })
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|backend| backend.as_str() == text).ok_or_else(|| {
+            let all: Vec<&str> = Self::ALL.iter().map(|backend| backend.as_str()).collect();
+            format!("{text:?} is no back end ({})", all.join(", "))
+        })
+    }
+}
+
+/// The way that rules took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// nf_tables by netlink.
+    Netlink,
+    /// `iptables-restore`.
+    Iptables(Variant),
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Netlink => f.write_str("nf_tables"),
+            Self::Iptables(variant) => write!(f, "iptables ({variant} variant)"),
+        }
+    }
+}
+
+struct Done {
+    rules: usize,
+    by: By,
+    reason: String,
+}
+
+fn by_netlink(rules: &RuleSet, families: &'static [Family]) -> Result<Done, Error> {
+    // Looked for first: what can not be taken away must not end up beside the new rules.
+    let left = left_by_iptables(families, &traces(families)?)?;
+    let count = nft::apply(rules, families)?;
+    left.iter().try_for_each(Iptables::clean)?;
+    Ok(Done { rules: count, by: By::Netlink, reason: "the kernel takes it, and no program is needed".into() })
+}
+
+fn by_iptables(rules: &RuleSet, families: &'static [Family], variant: Option<Variant>) -> Result<Done, Error> {
+    let _lock = lock()?;
+    let traces = traces(families)?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for variant in Variant::ALL {
+        match Iptables::open(variant, families, &traces) {
+            Ok(Some(one)) => found.push(one),
+            Ok(None) if variant == Variant::Nft && traces.ours_by_nft => return Err(Error::NoIptables),
+            Ok(None) => {}
+            Err(error @ Error::Iptables { .. }) => failures.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    let seen = |one: &Iptables| Seen { variant: one.variant, ours: one.has_ours(), others: one.has_others() };
+    for (variant, reason) in order(&found.iter().map(seen).collect::<Vec<_>>(), variant) {
+        let Some(one) = found.iter().find(|one| one.variant == variant) else { continue };
+        match one.apply(rules) {
+            Ok(count) => {
+                found
+                    .iter()
+                    .filter(|other| other.variant != variant && other.has_ours())
+                    .try_for_each(Iptables::clean)?;
+                if traces.ours_by_netlink {
+                    nft::clean(families)?;
+                }
+                let reason = failures.iter().fold(reason.to_owned(), |reason, failed| format!("{reason}; {failed}"));
+                return Ok(Done { rules: count, by: By::Iptables(variant), reason });
+            }
+            Err(error @ Error::Iptables { .. }) => failures.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(if failures.is_empty() { Error::NoIptables } else { Error::IptablesRefused(failures) })
+}
+
+/// A variant whose programs are here.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    variant: Variant,
+    ours: bool,
+    others: bool,
+}
+
+/// Which variant first, and why: the namespace's own before our taste, or its tools would not see our rules.
+fn order(found: &[Seen], asked: Option<Variant>) -> Vec<(Variant, &'static str)> {
+    if let Some(asked) = asked {
+        let found = found.iter().filter(|one| one.variant == asked);
+        return found.map(|one| (one.variant, "asked for")).collect();
+    }
+    let mut all: Vec<(u8, Variant, &'static str)> = found
+        .iter()
+        .map(|one| match (one.variant, one.ours, one.others) {
+            (variant, true, _) => (0, variant, "Weir's rules are there already"),
+            (variant, false, true) => (1, variant, "the namespace has rules of it"),
+            (Variant::Nft, ..) => (2, Variant::Nft, "it is the newer one"),
+            (Variant::Legacy, ..) => (3, Variant::Legacy, "the nft variant can not be used"),
+        })
+        .collect();
+    // Stable: of two alike, the nft variant.
+    all.sort_by_key(|one| one.0);
+    all.into_iter().map(|(_, variant, reason)| (variant, reason)).collect()
+}
+
+/// Our rules that iptables holds, by variant.
+fn left_by_iptables(families: &'static [Family], traces: &Traces) -> Result<Vec<Iptables>, Error> {
+    let mut left = Vec::new();
+    for variant in Variant::ALL {
+        let certain = variant == Variant::Nft && traces.ours_by_nft;
+        if !certain && (variant == Variant::Nft || !traces.any(variant)) {
+            continue;
+        }
+        match Iptables::open(variant, families, traces)? {
+            None if certain => return Err(Error::NoIptables),
+            None => {}
+            Some(one) => left.extend(one.has_ours().then_some(one)),
+        }
+    }
+    Ok(left)
+}
+
+/// A set of our rules that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// The way it took.
+    pub by: By,
+    /// The rules.
+    pub rules: RuleSet,
+    text: String,
+}
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// All sets of our rules in the calling thread's network namespace: one, as a rule, or none.
+///
+/// # Errors
+/// [`Error`]
+pub fn in_force() -> Result<Vec<InForce>, Error> {
+    let families = families();
+    let mut all = Vec::new();
+    let by_netlink = nft::read(families);
+    let refused = match by_netlink {
+        Err(error @ (Error::NoNetfilter | Error::Unsupported { .. })) => Some(error),
+        Err(error) => return Err(error),
+        Ok(rules) if rules.tables().is_empty() => None,
+        Ok(rules) => {
+            let text = rules.to_string();
+            all.push(InForce { by: By::Netlink, rules, text });
+            None
+        }
+    };
+    for one in left_by_iptables(families, &traces(families)?)? {
+        let text = iptables::text(one.variant, one.parts());
+        all.push(InForce { by: By::Iptables(one.variant), rules: iptables::rules(one.parts()), text });
+    }
+    match refused {
+        Some(error) if all.is_empty() && left_by_nobody(&error) => Err(error),
+        _ => Ok(all),
+    }
+}
+
+/// Without nfnetlink at all there may still be the older interface, and nothing by it is an answer; otherwise the kernel's
+/// refusal says more.
+fn left_by_nobody(error: &Error) -> bool {
+    !matches!(error, Error::NoNetfilter)
+}
+
+/// Compares what is in force with what should be.
+pub(crate) fn verify(rules: &RuleSet) -> Result<(), Error> {
+    let families = families();
+    let sets = in_force()?;
+    let (by, have) = match sets.as_slice() {
+        [] => (By::Netlink, &RuleSet::from_tables(Vec::new())),
+        [one] => (one.by, &one.rules),
+        several => {
+            let all: Vec<String> = several.iter().map(|one| one.by.to_string()).collect();
+            return Err(Error::Differs(format!("there is more than one set of rules: by {}", all.join(" and by "))));
+        }
+    };
+    let (want, language) = match by {
+        By::Netlink => {
+            let tables = rules.tables().iter().filter(|table| families.contains(&table.family)).cloned().collect();
+            (RuleSet::from_tables(tables), Language::Nft)
+        }
+        By::Iptables(_) => (iptables::canonical(rules, families)?, Language::Iptables),
+    };
+    match difference(&want, have, language) {
+        None => Ok(()),
+        Some(difference) => Err(Error::Differs(difference)),
+    }
+}
+
+/// Takes our rules away, whichever way they came.
+pub(crate) fn clean() -> Result<(), Error> {
+    let families = families();
+    let found = traces(families)?;
+    if found.any(Variant::Nft) || found.any(Variant::Legacy) {
+        let _lock = lock()?;
+        left_by_iptables(families, &traces(families)?)?.iter().try_for_each(Iptables::clean)?;
+    }
+    if found.ours_by_netlink {
+        nft::clean(families)?;
+    }
+    loopback::clean(families.contains(&Family::V6))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(variant: Variant, ours: bool, others: bool) -> Seen {
+        Seen { variant, ours, others }
+    }
+
+    #[test]
+    fn the_namespaces_own_variant_comes_first() {
+        use Variant::{Legacy, Nft};
+        let variants = |found: &[Seen], asked| order(found, asked).into_iter().map(|one| one.0).collect::<Vec<_>>();
+        for (nft, legacy, want) in [
+            ((false, false), (false, false), [Nft, Legacy]),
+            ((false, false), (false, true), [Legacy, Nft]),
+            ((false, true), (false, true), [Nft, Legacy]),
+            ((false, true), (true, false), [Legacy, Nft]),
+            ((true, false), (true, true), [Nft, Legacy]),
+        ] {
+            let found = [seen(Nft, nft.0, nft.1), seen(Legacy, legacy.0, legacy.1)];
+            assert_eq!(variants(&found, None), want, "{found:?}");
+            assert_eq!(variants(&found, Some(Legacy)), [Legacy]);
+        }
+        assert_eq!(variants(&[seen(Legacy, false, false)], None), [Legacy]);
+        assert_eq!(variants(&[seen(Legacy, false, false)], Some(Nft)), []);
+    }
+
+    #[test]
+    fn words() {
+        for backend in Backend::ALL {
+            assert_eq!(backend.as_str().parse(), Ok(backend));
+        }
+        let said = "nftables".parse::<Backend>().unwrap_err();
+        assert_eq!(said, "\"nftables\" is no back end (auto, nft, iptables, iptables-nft, iptables-legacy)");
+    }
+}

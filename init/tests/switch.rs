@@ -1,0 +1,173 @@
+//! From one back end to another: afterwards there is one set of rules, and which way it took is said.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests
+
+mod support;
+
+use std::{collections::BTreeSet, os::unix::fs::symlink, path::PathBuf, process::Command};
+
+use support::{
+    APP, APP_PORT, Lab, Netns,
+    by::{ALL, IPTABLES_LEGACY, IPTABLES_NFT, NETLINK, everything, ours},
+    can_run, families, settings,
+};
+use weir_init::{
+    Backend, By, Error, RuleSet, Variant, clean_in_current_netns, in_force, in_netns, verify_in_current_netns,
+};
+use weir_mesh::CaptureSettings;
+
+const FULL: &str = r#""excludeInboundPorts":[22],"dnsServers":["198.19.0.10","fd00:19::10"],"blockUdp":true"#;
+
+#[test]
+fn afterwards_there_is_one_set() {
+    if !can_run() {
+        return;
+    }
+    for first in ALL {
+        for second in ALL {
+            let lab = Lab::by(first, &settings(FULL));
+            assert_eq!(ours(&lab.pod), [first]);
+            let rules = RuleSet::new(&CaptureSettings::default());
+            in_netns(&lab.pod.path(), || second.apply(&rules)).unwrap();
+            assert_eq!(ours(&lab.pod), [second], "{first} then {second}:\n{}", everything(&lab.pod));
+            in_netns(&lab.pod.path(), || verify_in_current_netns(&rules)).unwrap();
+            let _servers = lab.serve();
+            for family in families() {
+                assert!(lab.call_out(APP, family.other, 80).starts_with("outbound "), "{first} then {second}");
+                assert!(lab.call_in(family.pod, APP_PORT).starts_with("inbound "), "{first} then {second}");
+                assert!(lab.call_in(family.pod, 22).starts_with("inbound "), "the first one's exclusion is gone");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_sets_are_seen_and_cleaned() {
+    if !can_run() {
+        return;
+    }
+    let pod = Netns::new("pod");
+    let rules = RuleSet::new(&CaptureSettings::default());
+    in_netns(&pod.path(), || IPTABLES_LEGACY.apply(&rules)).unwrap();
+    pod.exec_with("nft", &["-f", "-"], Some(&rules.to_string()));
+    let both = [By::Netlink, By::Iptables(Variant::Legacy)];
+    assert_eq!(in_netns(&pod.path(), in_force).unwrap().iter().map(|set| set.by).collect::<Vec<_>>(), both);
+    let error = in_netns(&pod.path(), || verify_in_current_netns(&rules)).unwrap_err().to_string();
+    assert!(error.contains("more than one set of rules: by nf_tables and by iptables (legacy variant)"), "{error}");
+    in_netns(&pod.path(), clean_in_current_netns).unwrap();
+    assert_eq!(ours(&pod), []);
+}
+
+#[test]
+fn the_namespaces_own_variant_is_taken() {
+    if !can_run() {
+        return;
+    }
+    let rules = RuleSet::new(&CaptureSettings::default());
+    let taken = |pod: &Netns| {
+        let applied = in_netns(&pod.path(), || Backend::Iptables(None).apply(&rules)).unwrap();
+        (applied.by, applied.reason)
+    };
+    let (nft, legacy) = (By::Iptables(Variant::Nft), By::Iptables(Variant::Legacy));
+    let pod = Netns::new("pod");
+    assert_eq!(taken(&pod), (nft, "it is the newer one".into()));
+    assert_eq!(taken(&pod), (nft, "Weir's rules are there already".into()));
+    let pod = Netns::new("pod");
+    // That a table is there says nothing: only rules do.
+    pod.exec("iptables-legacy", &["-t", "nat", "-L"]);
+    assert_eq!(taken(&pod).0, nft);
+    for (program, want) in [("ip6tables-legacy", legacy), ("iptables-nft", nft)] {
+        let pod = Netns::new("pod");
+        pod.exec(program, &["-A", "INPUT", "-p", "tcp", "-j", "ACCEPT"]);
+        assert_eq!(taken(&pod), (want, "the namespace has rules of it".into()), "{program}");
+    }
+    let pod = Netns::new("pod");
+    in_netns(&pod.path(), || Backend::Auto.apply(&rules)).unwrap();
+    assert_eq!(ours(&pod), [NETLINK]);
+}
+
+/// IPv6 refuses after IPv4 was changed: IPv4 has again what it had.
+#[test]
+fn all_or_nothing() {
+    if !can_run() {
+        return;
+    }
+    for by in [IPTABLES_NFT, IPTABLES_LEGACY] {
+        let Backend::Iptables(Some(variant)) = by else { unreachable!() };
+        for settings in [None, Some(settings(FULL))] {
+            let pod = Netns::new("pod");
+            pod.exec(&format!("iptables-{variant}"), &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", "ACCEPT"]);
+            if let Some(settings) = &settings {
+                in_netns(&pod.path(), || by.apply(&RuleSet::new(settings))).unwrap();
+            }
+            // Programs of which one takes all of the last family but the last table, as a kernel without that table would.
+            let folder = programs(&pod, |name, path| {
+                if name == "ip6tables" {
+                    Some(format!("#!/bin/sh\nsed '/^\\*nat/,$d' | {path} \"$@\"\necho 'no table nat' >&2\nexit 1\n"))
+                } else {
+                    None
+                }
+            });
+            let before = everything(&pod);
+            let run = |command: &str| {
+                let netns = pod.path();
+                let output = Command::new(env!("CARGO_BIN_EXE_weir-init"))
+                    .args([command, "--netns", netns.to_str().unwrap(), "--backend", by.as_str()])
+                    .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display()))
+                    .output()
+                    .unwrap();
+                (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+            };
+            let (code, said) = run("apply");
+            std::fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("no table nat") && said.lines().count() == 1, "{said}");
+            // The stand-in refuses the way back of IPv6 too; that is said. IPv4 is whole.
+            let v4 = |text: &str| -> BTreeSet<String> {
+                let ours = |line: &&str| line.starts_with("iptables-");
+                text.lines().filter(ours).map(str::to_owned).collect()
+            };
+            assert_eq!(v4(&everything(&pod)), v4(&before), "{by}");
+        }
+    }
+}
+
+/// A folder of programs in the place of iptables' own: for those that `replace` has a script for.
+fn programs(pod: &Netns, replace: impl Fn(&str, &str) -> Option<String>) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = std::env::temp_dir().join(format!("weir-programs-{}", pod.name));
+    std::fs::create_dir_all(&folder).unwrap();
+    for family in ["iptables", "ip6tables"] {
+        for variant in Variant::ALL {
+            for kind in ["restore", "save"] {
+                let name = format!("{family}-{variant}-{kind}");
+                let (real, path) = (format!("/usr/sbin/{name}"), folder.join(&name));
+                match replace(family, &real).filter(|_| kind == "restore") {
+                    Some(script) => {
+                        std::fs::write(&path, script).unwrap();
+                        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+                    }
+                    None => symlink(real, path).unwrap(),
+                }
+            }
+        }
+    }
+    folder
+}
+
+#[test]
+fn what_iptables_can_not_say_changes_nothing() {
+    if !can_run() {
+        return;
+    }
+    for by in [Backend::Iptables(None), IPTABLES_NFT, IPTABLES_LEGACY] {
+        let pod = Netns::new("pod");
+        let rules = RuleSet::new(&settings(r#""skipInterfaces":["eth+"]"#));
+        let error = in_netns(&pod.path(), || by.apply(&rules)).unwrap_err();
+        assert!(matches!(error, Error::Inexpressible(_)), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "iptables can not express the interface name \"eth+\": use --backend nft, or settings without it"
+        );
+        assert_eq!(ours(&pod), []);
+    }
+}
