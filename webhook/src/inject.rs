@@ -7,6 +7,7 @@ use weir_mesh::{PodSettings, names};
 use crate::{
     appcalls,
     edit::{Editor, get},
+    nameservers,
     parts::{self, ForPod},
     prestop, qos,
     refusal::{Reason, Refusal},
@@ -95,10 +96,13 @@ pub fn inject_pod(settings: &Settings, pod: &Value, namespace: &str) -> Result<O
     let replaced = !reasons.is_empty();
     reasons.extend(user.clashes(&[names::PROXY_CONTAINER, names::INIT_CONTAINER]));
     let of_user = user.annotations().filter(|(name, _)| *name != parts::ROOTS_ANNOTATION);
-    let pod_settings = PodSettings::from_annotations(of_user).unwrap_or_else(|errors| {
+    let mut pod_settings = PodSettings::from_annotations(of_user).unwrap_or_else(|errors| {
         reasons.extend(errors.into_iter().map(Reason::Annotation));
         PodSettings::default()
     });
+    if pod_settings.capture.block_udp {
+        pod_settings.capture.name_servers = nameservers::of_pod(pod, &settings.cluster_dns);
+    }
 
     let mut editor = Editor::new(pod.clone());
     let proxy_now = own.iter().find(|container| container.name == names::PROXY_CONTAINER);

@@ -1,6 +1,11 @@
 //! `weir-webhook`: flags, log and signals around [`weir_webhook::server`].
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -11,7 +16,7 @@ use tokio::{
 };
 use weir_mesh::{TrustDomain, bootstrap, names};
 use weir_webhook::{
-    Redirect, Settings,
+    Redirect, RedirectBackend, Settings,
     server::{Files, Server},
 };
 
@@ -37,6 +42,13 @@ struct Flags {
     /// Who redirects a pod's traffic: cni (the plugin is installed on every node) or init (a privileged init container).
     #[arg(long, value_name = "cni|init")]
     redirect: Redirect,
+    /// How the init container does, with --redirect init: nft (nf_tables), iptables (its programs, which --init-image must have), or
+    /// auto (nft; iptables where the kernel refuses it).
+    #[arg(long, value_name = "auto|nft|iptables", default_value = "nft")]
+    redirect_backend: RedirectBackend,
+    /// Addresses of the cluster's DNS, which pods with weir.dev/block-udp may ask; without them, they may ask any address on port 53.
+    #[arg(long, value_name = "IP,…", value_delimiter = ',')]
+    cluster_dns: Vec<IpAddr>,
     /// The control plane.
     #[arg(long, value_name = "HOST:PORT")]
     control: String,
@@ -99,6 +111,8 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         proxy_image: flags.proxy_image,
         init_image: flags.init_image,
         redirect: flags.redirect,
+        redirect_backend: flags.redirect_backend,
+        cluster_dns: flags.cluster_dns,
         control: flags.control,
         control_name: flags.control_name,
         trust_domain: flags.trust_domain,

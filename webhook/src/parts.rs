@@ -68,19 +68,21 @@ pub(crate) fn proxy_container(of: &ForPod<'_>, resources: Value) -> Value {
     })
 }
 
-/// The init container that programs the redirect where no CNI plugin does. It is root, with one capability, inside the pod's
-/// own network namespace.
+/// The init container that programs the redirect where no CNI plugin does. It is root inside the pod's own network namespace, with
+/// the capabilities that its back end needs.
 pub(crate) fn init_container(of: &ForPod<'_>, resources: Value) -> Value {
+    let capture = escape_dollars(&of.pod.capture.to_json());
+    let backend = of.settings.redirect_backend;
     json!({
         "name": names::INIT_CONTAINER,
         "image": of.settings.init_image,
         "imagePullPolicy": "IfNotPresent",
         "command": [INIT_BINARY],
-        "args": ["apply", "--capture", escape_dollars(&of.pod.capture.to_json())],
+        "args": ["apply", "--backend", backend.as_str(), "--capture", capture],
         "resources": resources,
         "securityContext": {
             "allowPrivilegeEscalation": false,
-            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "capabilities": {"add": backend.capabilities(), "drop": ["ALL"]},
             "privileged": false,
             "readOnlyRootFilesystem": true,
             "runAsGroup": 0,

@@ -1,6 +1,6 @@
 //! What the operator of the mesh chose; the same for every pod.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use weir_mesh::{TrustDomain, bootstrap, names};
@@ -45,12 +45,54 @@ impl FromStr for Redirect {
     }
 }
 
+/// How the init container puts the redirect in force; `weir-init`'s option `--backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedirectBackend {
+    /// nf_tables; iptables where the kernel refuses it.
+    Auto,
+    /// nf_tables: one capability, no program.
+    Nft,
+    /// The programs of iptables, which the image must have.
+    Iptables,
+}
+
+impl RedirectBackend {
+    /// The value of the flag `--redirect-backend`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Nft => "nft",
+            Self::Iptables => "iptables",
+        }
+    }
+
+    /// What the init container needs. The older interface of iptables is spoken over a raw socket.
+    pub(crate) fn capabilities(self) -> &'static [&'static str] {
+        match self {
+            Self::Nft => &["NET_ADMIN"],
+            Self::Auto | Self::Iptables => &["NET_ADMIN", "NET_RAW"],
+        }
+    }
+}
+
+impl FromStr for RedirectBackend {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        let all = [Self::Auto, Self::Nft, Self::Iptables];
+        all.into_iter().find(|one| one.as_str() == text).ok_or_else(|| SettingsError::Backend(text.to_owned()))
+    }
+}
+
 /// Why settings can not be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// Neither `cni` nor `init`.
     #[error("{0:?} is no way to redirect: use cni (the CNI plugin is installed) or init (it is not)")]
     Redirect(String),
+    /// None of `auto`, `nft` and `iptables`.
+    #[error("{0:?} is no back end of the redirect: use auto, nft or iptables")]
+    Backend(String),
     /// Not `HOST:PORT`.
     #[error("{0:?} is not HOST:PORT of the control plane, such as weir-control.weir-system.svc:15012")]
     Control(String),
@@ -71,6 +113,10 @@ pub struct Settings {
     pub init_image: String,
     /// Who programs the redirect.
     pub redirect: Redirect,
+    /// How the init container does ([`Redirect::Init`] only).
+    pub redirect_backend: RedirectBackend,
+    /// The cluster's name servers; empty: not known. Pods whose UDP is blocked may ask them.
+    pub cluster_dns: Vec<IpAddr>,
     /// `HOST:PORT` of the control plane.
     pub control: String,
     /// Name in the control plane's certificate, where it differs from the host of `control`.
@@ -98,6 +144,8 @@ impl Default for Settings {
             proxy_image: "weir-proxy".into(),
             init_image: "weir-init".into(),
             redirect: Redirect::Cni,
+            redirect_backend: RedirectBackend::Nft,
+            cluster_dns: Vec::new(),
             control: format!(
                 "{}.{}.svc:{}",
                 names::CONTROL_SERVICE,
@@ -162,6 +210,10 @@ mod tests {
         }
         assert!(Settings { proxy_image: "a b".into(), ..Settings::default() }.check().is_err());
         assert!("CNI".parse::<Redirect>().is_err());
+        for word in ["auto", "nft", "iptables"] {
+            assert_eq!(word.parse::<RedirectBackend>().unwrap().as_str(), word);
+        }
+        assert!("legacy".parse::<RedirectBackend>().is_err());
         let roots = |text: &str| Settings { roots: Some(text.into()), ..Settings::default() }.check();
         let good = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         assert_eq!(roots(good), Ok(()));

@@ -1,8 +1,8 @@
 //! Goldens: each `golden/NAME.yaml` is a manifest, `golden/NAME.out.json` is what becomes of it.
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p weir-webhook --test golden` writes the results anew. A first line such as `# redirect: init`,
-//! `# roots: given` or `# namespace: shop` sets what the manifest can not say. Whatever the golden says, every result is also
-//! judged by rules that hold for all.
+//! `# backend: iptables`, `# cluster-dns: IP`, `# roots: given` or `# namespace: shop` sets what the manifest can not say. Whatever the
+//! golden says, every result is also judged by rules that hold for all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests, which clippy does not take for tests
 
@@ -43,6 +43,8 @@ fn cases() -> Vec<Case> {
             for line in text.lines().map_while(|line| line.strip_prefix("# ")) {
                 match line.split_once(": ").unwrap() {
                     ("redirect", "init") => case.settings.redirect = Redirect::Init,
+                    ("backend", word) => case.settings.redirect_backend = word.parse().unwrap(),
+                    ("cluster-dns", ip) => case.settings.cluster_dns = vec![ip.parse().unwrap()],
                     ("roots", "given") => {
                         case.settings.roots =
                             Some("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".into())
