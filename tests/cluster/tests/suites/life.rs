@@ -56,7 +56,8 @@ async fn strict(case: &Case<'_>) {
         for deployment in ["deployment/peer", "deployment/outsider"] {
             peers.kubectl(&["rollout", "status", deployment, "--timeout=90s"]);
         }
-        outsider(&peers, PEER).expect("plaintext is taken until it is refused");
+        // The nodes may learn of the Service a moment after its pods are ready.
+        until("plaintext is taken until it is refused", async || outsider(&peers, PEER).is_ok()).await;
         mesh::strict(&Case { cluster: case.cluster, namespace: SYSTEM });
     }
     until("plaintext is refused", async || outsider(&peers, PEER).is_err()).await;
