@@ -22,7 +22,8 @@ use super::backoff::{Backoff, spread};
 
 /// The server ends a watch after about this long; the next goes on where it was.
 const WATCH: Duration = Duration::from_secs(300);
-/// A server says something (a bookmark) each minute; one that says nothing for so long is gone without a word.
+/// A server mostly says something (a bookmark) each minute, though not of a kind that has not changed since the server started. After so
+/// long a silence it is asked again: one that is gone without a word does not answer that.
 const SILENCE: Duration = Duration::from_secs(90);
 /// Time for a server to begin its answer.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -274,7 +275,11 @@ where
                     self.healthy |= !reading && begun.elapsed() >= LIVED;
                     return End::Closed;
                 }
-                Err(_) => return End::Failed("the API server says nothing any more".into()),
+                Err(_) if reading => return End::Failed("the API server stopped in the middle of a list".into()),
+                Err(_) => {
+                    self.healthy = true;
+                    return End::Closed;
+                }
             };
             let (event, reached) = match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
