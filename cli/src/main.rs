@@ -50,6 +50,8 @@ enum Command {
     Serve(sandbox::ServeArguments),
     #[command(hide = true, name = "sandbox-serve-inside")]
     ServeInside(sandbox::ServeArguments),
+    #[command(hide = true, name = "sandbox-remove")]
+    Remove(sandbox::RemoveArguments),
     #[command(hide = true, name = "sandbox-init")]
     Init,
     #[command(hide = true, name = "sandbox-process")]
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Serve(arguments) => sandbox::serve(&arguments),
         Command::ServeInside(arguments) => sandbox::serve_inside(&arguments),
+        Command::Remove(arguments) => sandbox::remove_inside(&arguments),
         Command::Init => Ok(code(runtime::init::run())),
         Command::Process => process(),
         Command::Echo(arguments) => echo::run(&arguments),

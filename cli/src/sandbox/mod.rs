@@ -118,6 +118,18 @@ pub(crate) struct ServeArguments {
     bin_dir: PathBuf,
     #[arg(long)]
     without_mesh: bool,
+    #[arg(long)]
+    user_namespace: bool,
+}
+
+/// What the hidden step that removes files is told.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArguments {
+    #[arg(long)]
+    name: String,
+    /// It knows no other way; who starts a step in a user namespace says so to each.
+    #[arg(long)]
+    user_namespace: bool,
 }
 
 pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -161,7 +173,7 @@ fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
 pub(crate) fn fail(error: LaunchError) -> Failure {
     match error {
         LaunchError::Interrupted => Failure::interrupted(error),
-        LaunchError::Manifests(_) | LaunchError::NotRoot | LaunchError::Running(_) => Failure::usage(error),
+        LaunchError::Manifests(_) | LaunchError::Running(_) => Failure::usage(error),
         _ => Failure::failed(error),
     }
 }
@@ -230,7 +242,12 @@ fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
 }
 
 pub(crate) fn serve(arguments: &ServeArguments) -> Result<ExitCode, Failure> {
-    launch::serve(&options(arguments)?).map(|()| ExitCode::SUCCESS).map_err(Failure::failed)
+    launch::serve(&options(arguments)?, arguments.user_namespace).map(|()| ExitCode::SUCCESS).map_err(Failure::failed)
+}
+
+pub(crate) fn remove_inside(arguments: &RemoveArguments) -> Result<ExitCode, Failure> {
+    let layout = Layout::new(&arguments.name).map_err(Failure::usage)?;
+    launch::remove_inside(&layout).map(|()| ExitCode::SUCCESS).map_err(Failure::failed)
 }
 
 pub(crate) fn serve_inside(arguments: &ServeArguments) -> Result<ExitCode, Failure> {

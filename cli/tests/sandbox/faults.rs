@@ -39,7 +39,7 @@ fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
 }
 
-fn all_end(processes: &BTreeSet<Process>) {
+pub(crate) fn all_end(processes: &BTreeSet<Process>) {
     let begun = Instant::now();
     while processes.iter().any(Process::is_alive) {
         let alive: Vec<_> = processes.iter().filter(|process| process.is_alive()).collect();

@@ -1,4 +1,4 @@
-//! Whole sandboxes: real namespaces, real processes, the real command line. They need root.
+//! Whole sandboxes: real namespaces, real processes, the real command line. They need root, those of an ordinary user too: it is made by root.
 
 #![allow(clippy::unwrap_used)] // a test that can not go on should end here
 
@@ -9,4 +9,6 @@ mod faults;
 mod mesh;
 mod pipes;
 mod pods;
+mod rootless;
 mod support;
+mod user;

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+use super::user::User;
+
 /// The example of the demo, from the package that the tests run in.
 pub(crate) const EXAMPLE: &str = "../examples/canary";
 /// What the mesh needs beside `weir`.
@@ -33,6 +35,8 @@ pub(crate) struct Sandbox {
     pub(crate) folder: PathBuf,
     base: PathBuf,
     before: Machine,
+    /// Whose it is, where it is not root's.
+    user: Option<User>,
 }
 
 impl Sandbox {
@@ -42,7 +46,15 @@ impl Sandbox {
         let base = std::env::temp_dir().join(format!("weir-test-{name}"));
         let folder = std::env::temp_dir().join(format!("weir-test-{name}-manifests"));
         fs::create_dir_all(&folder).unwrap();
-        Self { name, folder, base, before: Machine::look() }
+        Self { name, folder, base, before: Machine::look(), user: None }
+    }
+
+    /// A sandbox of an ordinary user.
+    pub(crate) fn of_user(what: &str, user: User) -> Self {
+        let mut sandbox = Self::new(what);
+        sandbox.base = user.base();
+        sandbox.user = Some(user);
+        sandbox
     }
 
     pub(crate) fn write(&self, file: &str, text: &str) {
@@ -53,9 +65,15 @@ impl Sandbox {
 
     /// `weir sandbox COMMAND --name NAME ARGS`, not started yet.
     pub(crate) fn command(&self, command: &str, args: &[&str]) -> Command {
-        let mut weir = Command::new(WEIR);
-        weir.args(["sandbox", command, "--name", &self.name]).args(args);
-        weir.env("WEIR_SANDBOX_DIR", &self.base).stdin(Stdio::null());
+        let mut weir = match &self.user {
+            Some(user) => user.command(Path::new(WEIR)),
+            None => {
+                let mut weir = Command::new(WEIR);
+                weir.env("WEIR_SANDBOX_DIR", &self.base);
+                weir
+            }
+        };
+        weir.args(["sandbox", command, "--name", &self.name]).args(args).stdin(Stdio::null());
         weir
     }
 
@@ -121,9 +139,14 @@ impl Sandbox {
         }
     }
 
+    /// Its folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.base.join(&self.name)
+    }
+
     /// Where the supervisor is on record.
     fn record(&self) -> PathBuf {
-        self.base.join(&self.name).join("supervisor.json")
+        self.state().join("supervisor.json")
     }
 
     pub(crate) fn owner(&self) -> u32 {

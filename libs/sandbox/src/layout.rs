@@ -3,14 +3,18 @@
 use std::{
     fs, io,
     net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use nix::unistd::Uid;
+
 /// Variable that moves the folder of all sandboxes.
 pub const BASE_VARIABLE: &str = "WEIR_SANDBOX_DIR";
-/// Folder of all sandboxes: gone at a reboot, as the sandboxes are.
+/// Folder of all sandboxes of root: gone at a reboot, as the sandboxes are.
 pub const DEFAULT_BASE: &str = "/run/weir/sandbox";
+/// Variable with the folder that a session keeps for an ordinary user, who has it alone.
+const RUNTIME_VARIABLE: &str = "XDG_RUNTIME_DIR";
 /// Longest name of a sandbox, in bytes: its control socket must fit into a socket address.
 const MAX_NAME: usize = 32;
 
@@ -50,14 +54,12 @@ impl Layout {
         if !ok {
             return Err(NameError(name.to_owned()));
         }
-        let base = std::env::var_os(BASE_VARIABLE).map_or_else(|| PathBuf::from(DEFAULT_BASE), PathBuf::from);
-        Ok(Self { name: name.to_owned(), base })
+        Ok(Self { name: name.to_owned(), base: base() })
     }
 
     /// Names of the sandboxes that have a folder.
     pub fn all() -> Vec<String> {
-        let base = std::env::var_os(BASE_VARIABLE).map_or_else(|| PathBuf::from(DEFAULT_BASE), PathBuf::from);
-        let Ok(entries) = fs::read_dir(base) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(base()) else { return Vec::new() };
         let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         names.sort();
         names
@@ -66,6 +68,17 @@ impl Layout {
     /// Name of the sandbox.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Folder of all sandboxes of this user.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Whether the folder is this user's: only then what its files say is to be believed. Root believes everybody.
+    pub fn is_ours(&self) -> bool {
+        let user = Uid::effective();
+        user.is_root() || fs::symlink_metadata(self.root()).is_ok_and(|found| found.uid() == user.as_raw())
     }
 
     /// The folder itself.
@@ -149,6 +162,9 @@ impl Layout {
     /// `AlreadyExists` where the name is taken. Any other leaves nothing.
     pub fn create(&self) -> io::Result<()> {
         fs::create_dir_all(&self.base)?;
+        if let Some(parent) = self.base.parent().filter(|parent| **parent == in_temporary()) {
+            keep_others_out(parent)?;
+        }
         fs::create_dir(self.root())?;
         self.fill().inspect_err(|_| {
             let _ = self.remove();
@@ -164,23 +180,58 @@ impl Layout {
         fs::create_dir(self.root().join("logs"))
     }
 
+    /// Removes the folder, and nothing above it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn remove_folder(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.root()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the folder and, where they are empty then, the folders above it.
     ///
     /// # Errors
     /// Whatever the file system says.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(self.root()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.remove_folder()?;
         // An empty parent is ours to remove; one that is not empty stays, and that is no error.
         if fs::remove_dir(&self.base).is_ok()
-            && let Some(parent) = self.base.parent().filter(|parent| *parent == Path::new("/run/weir"))
+            && let Some(parent) = self.base.parent().filter(|_| self.base == default_base())
         {
             let _ = fs::remove_dir(parent);
         }
         Ok(())
     }
+}
+
+/// Folder of all sandboxes of this user.
+fn base() -> PathBuf {
+    std::env::var_os(BASE_VARIABLE).map_or_else(default_base, PathBuf::from)
+}
+
+fn default_base() -> PathBuf {
+    if Uid::effective().is_root() {
+        return PathBuf::from(DEFAULT_BASE);
+    }
+    let session = std::env::var_os(RUNTIME_VARIABLE).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    session.map_or_else(in_temporary, |folder| folder.join("weir")).join("sandbox")
+}
+
+/// Where an ordinary user without a session keeps files that are gone at a reboot.
+fn in_temporary() -> PathBuf {
+    std::env::temp_dir().join(format!("weir-{}", Uid::effective()))
+}
+
+/// Anybody could have made a folder among the temporary files before us.
+fn keep_others_out(folder: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(folder)?;
+    if !found.is_dir() || found.uid() != Uid::effective().as_raw() {
+        return Err(io::Error::other(format!("{} is another user's: set {RUNTIME_VARIABLE}", folder.display())));
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
 /// Writes a file so that no reader ever sees half of it.

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use nix::unistd::Uid;
-
-use super::{LaunchError, Up};
+use super::{LaunchError, Up, search_path, user};
 use crate::cni;
 
 /// Programs of the system that the sandbox runs, with the Debian package that has each.
@@ -13,10 +11,8 @@ const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
 const MESH_PROGRAMS: [&str; 4] = ["weir-cni", "weir-control", "weir-proxy", "weir-webhook"];
 
 pub(super) fn check(up: &Up) -> Result<(), LaunchError> {
-    if !Uid::effective().is_root() {
-        return Err(LaunchError::NotRoot);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    user::check()?;
+    let path = search_path();
     let mut missing: Vec<String> = PROGRAMS
         .iter()
         .filter(|(program, _)| !std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))

@@ -7,12 +7,13 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, Uid},
+    unistd::Pid,
 };
 
 use super::{
     LOOK, LaunchError, failed,
     owner::{Owner, is_young},
+    user,
 };
 use crate::{client::Client, layout::Layout};
 
@@ -39,9 +40,6 @@ pub enum Downed {
 /// # Errors
 /// Where its process can not be ended or its files can not be removed.
 pub fn down(layout: &Layout) -> Result<Downed, LaunchError> {
-    if !Uid::effective().is_root() {
-        return Err(LaunchError::NotRoot);
-    }
     // The `up` of a supervisor that is just starting may have been killed: only the supervisor's record leads to it.
     let begun = Instant::now();
     while Owner::read(layout).is_none() && is_young(layout) && begun.elapsed() < RECORDED {
@@ -70,7 +68,7 @@ pub(super) fn take_down(layout: &Layout) -> Result<Downed, LaunchError> {
             }
         }
     }
-    layout.remove().map_err(failed(format!("folder {}", layout.root().display())))?;
+    user::remove(layout)?;
     Ok(result)
 }
 

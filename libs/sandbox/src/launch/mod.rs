@@ -5,9 +5,11 @@ mod down;
 mod owner;
 mod report;
 mod serve;
+mod user;
 mod wait;
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -19,11 +21,13 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::stat::{Mode, umask};
+
 use self::{down::take_down, wait::wait_until_ready};
 pub use self::{
     down::{Downed, down},
     owner::Owner,
-    serve::{serve, serve_inside},
+    serve::{remove_inside, serve, serve_inside},
 };
 use crate::{
     api::load::{self, LoadError},
@@ -37,6 +41,11 @@ pub const SERVE_COMMAND: &str = "sandbox-serve";
 /// Its second step, inside the namespaces.
 pub const SERVE_INSIDE_COMMAND: &str = "sandbox-serve-inside";
 
+/// Hidden subcommand of `weir` that removes the files of a sandbox inside a user namespace.
+pub const REMOVE_COMMAND: &str = "sandbox-remove";
+/// Tells a hidden subcommand to make a user namespace first.
+pub const USER_NAMESPACE_FLAG: &str = "--user-namespace";
+
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// Longest time until the supervisor answers.
@@ -45,13 +54,10 @@ const SUPERVISOR: Duration = Duration::from_secs(15);
 /// Why a sandbox does not start or end.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// Not root.
-    #[error("the sandbox needs root for now (network namespaces and mounts): run it by sudo")]
-    NotRoot,
     /// The name is taken.
     #[error("sandbox {0} is running already: end it by `weir sandbox down --name {0}`, or take another --name")]
     Running(String),
-    /// Something is not installed.
+    /// Something is not installed, or not allowed.
     #[error("{0}")]
     Missing(String),
     /// The manifests are wrong.
@@ -106,6 +112,8 @@ pub struct Up {
 /// # Errors
 /// [`LaunchError`], with the logs of what did not become ready.
 pub fn up(up: &Up, interrupted: &Arc<AtomicBool>, progress: &mut dyn FnMut(&str)) -> Result<Client, LaunchError> {
+    // Containers of other users read what is written for them.
+    umask(Mode::from_bits_truncate(0o022));
     check::check(up)?;
     load::load(&up.manifests)?;
     take_folder(&up.layout, progress)?;
@@ -156,7 +164,7 @@ fn take_folder(layout: &Layout, progress: &mut dyn FnMut(&str)) -> Result<(), La
         return Err(LaunchError::Running(layout.name().to_owned()));
     }
     progress("an earlier sandbox of this name ended without `down`: its files are removed");
-    layout.remove().map_err(what())?;
+    user::remove(layout)?;
     layout.create().map_err(what())
 }
 
@@ -170,8 +178,23 @@ fn spawn(up: &Up, manifests: &Path) -> Result<(), LaunchError> {
     if !up.mesh {
         command.arg("--without-mesh");
     }
-    command.current_dir("/").stdin(Stdio::null());
+    command.current_dir("/").stdin(Stdio::null()).env("PATH", search_path());
     command.stdout(log.try_clone().map_err(failed("log of the supervisor"))?).stderr(log);
-    let status = command.status().map_err(failed("supervisor"))?;
-    if status.success() { Ok(()) } else { Err(LaunchError::Ended(tail(&up.layout.supervisor_log(), 20))) }
+    let status =
+        if user::is_root() { command.status().map_err(failed("supervisor"))? } else { user::run(command, &up.layout)? };
+    if status.success() { Ok(()) } else { Err(ended(&up.layout)) }
+}
+
+/// Why the supervisor has ended: its last line where that says it, else all that it said last.
+fn ended(layout: &Layout) -> LaunchError {
+    let said = tail(&layout.supervisor_log(), 20);
+    let reason = said.lines().last().and_then(|line| line.strip_prefix("weir: ")).map(str::to_owned);
+    LaunchError::Ended(reason.unwrap_or(said))
+}
+
+/// Where programs are looked for: an ordinary user's search path lacks the folders of `nft` and `ip`.
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin:/usr/bin:/bin");
+    path
 }

@@ -18,7 +18,9 @@ pub struct Owner {
 
 impl Owner {
     pub(super) fn read(layout: &Layout) -> Option<Self> {
-        serde_json::from_slice(&fs::read(layout.owner()).ok()?).ok()
+        // Another user's record could name a process of ours.
+        let text = layout.is_ours().then(|| fs::read(layout.owner()).ok())??;
+        serde_json::from_slice(&text).ok()
     }
 
     pub(super) fn is_alive(&self) -> bool {

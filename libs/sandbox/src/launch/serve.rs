@@ -11,17 +11,19 @@ use nix::{
 use super::{
     SERVE_INSIDE_COMMAND,
     owner::{Owner, start_time},
+    user,
 };
 use crate::{
-    layout::write_atomic,
-    supervisor::{self, Options, ServeError},
+    layout::{Layout, write_atomic},
+    supervisor::{self, Options, ServeError, refused},
 };
 
-/// First step of the supervisor: makes the namespaces, starts the second step inside, and ends.
+/// First step of the supervisor: makes the namespaces, with a user namespace where it is not root's, starts the second step
+/// inside, and ends.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn serve(options: &Options) -> Result<(), ServeError> {
+pub fn serve(options: &Options, user_namespace: bool) -> Result<(), ServeError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |source: io::Error| ServeError::Io { what, source }
@@ -29,9 +31,12 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     // `up` blocks the signals that it waits for, and a started program inherits that.
     SigSet::empty().thread_set_mask().map_err(|error| failed("signal mask")(error.into()))?;
     setsid().map_err(|error| failed("new session")(error.into()))?;
+    if user_namespace {
+        user::enter()?;
+    }
     // The mount namespace is made by the second step: it mounts its own /proc, and this process still needs the machine's.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC)
-        .map_err(|error| failed("new namespaces")(error.into()))?;
+        .map_err(|error| refused("network and process namespaces", error.into()))?;
     let weir = std::env::current_exe().map_err(failed("own executable"))?;
     let mut command = Command::new(weir);
     command.arg0("weir-sandbox").arg(SERVE_INSIDE_COMMAND).arg("--name").arg(options.layout.name());
@@ -50,6 +55,19 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         let _ = child.kill();
         failed("supervisor")(error)
     })
+}
+
+/// Removes the files of a sandbox as root of a new user namespace.
+///
+/// # Errors
+/// What the kernel said.
+pub fn remove_inside(layout: &Layout) -> Result<(), ServeError> {
+    SigSet::empty()
+        .thread_set_mask()
+        .map_err(|error| ServeError::Io { what: "signal mask".into(), source: error.into() })?;
+    user::enter()?;
+    let what = format!("folder {}", layout.root().display());
+    layout.remove_folder().map_err(|source| ServeError::Io { what, source })
 }
 
 /// Second step of the supervisor, as first process of the new process namespace.

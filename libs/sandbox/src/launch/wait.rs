@@ -8,11 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{LOOK, LaunchError, SUPERVISOR, Up, owner::Owner, report::report};
+use super::{LOOK, LaunchError, SUPERVISOR, Up, ended, owner::Owner, report::report};
 use crate::{
     client::Client,
     pod::{PodStatus, state::ContainerState},
-    runtime::logs::tail,
     supervisor::protocol::Status,
 };
 
@@ -27,7 +26,7 @@ pub(super) fn wait_until_ready(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Client, LaunchError> {
     let client = Client::new(&up.layout);
-    let owner = Owner::read(&up.layout).ok_or_else(|| LaunchError::Ended(tail(&up.layout.supervisor_log(), 20)))?;
+    let owner = Owner::read(&up.layout).ok_or_else(|| ended(&up.layout))?;
     let begun = Instant::now();
     let mut reporter = Reporter::default();
     let mut steady = None;
@@ -36,7 +35,7 @@ pub(super) fn wait_until_ready(
             return Err(LaunchError::Interrupted);
         }
         if !owner.is_alive() {
-            return Err(LaunchError::Ended(tail(&up.layout.supervisor_log(), 20)));
+            return Err(ended(&up.layout));
         }
         match client.status() {
             Ok(status) => {

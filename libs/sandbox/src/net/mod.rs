@@ -17,7 +17,11 @@ pub(crate) fn run(program: &str, args: &[&str], input: Option<&str>) -> io::Resu
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.unwrap_or_default().as_bytes())?;
+        match stdin.write_all(input.unwrap_or_default().as_bytes()) {
+            // It ended without reading: what it said tells more.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
     }
     let output = child.wait_with_output()?;
     if output.status.success() {

@@ -7,6 +7,9 @@ use crate::layout::SERVICE_CIDR;
 /// Table of our own in the node's namespace.
 const TABLE: &str = "weir-services";
 
+/// An address of the Service range that no Service has.
+const NETWORK: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+
 /// One port of a Service that has an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServicePort {
@@ -90,6 +93,20 @@ pub fn script(services: &[ServicePort]) -> String {
 /// What `nft` said.
 pub fn apply(script: &str) -> io::Result<()> {
     super::run("nft", &["-f", "-"], Some(script)).map(|_| ())
+}
+
+/// Tries out whether this kernel takes such rules: makes some in the namespace of the calling thread.
+///
+/// # Errors
+/// The first line of what `nft` said.
+pub fn try_out() -> io::Result<()> {
+    let endpoint = |last| (Ipv4Addr::new(198, 18, 0, last), 1);
+    let service = |port, endpoints| ServicePort { address: NETWORK, protocol: Protocol::Tcp, port, endpoints };
+    let script = script(&[service(1, vec![endpoint(1), endpoint(2)]), service(2, Vec::new())]);
+    apply(&script).map_err(|error| {
+        let said = error.to_string();
+        io::Error::new(error.kind(), said.lines().next().unwrap_or_default().to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -2,11 +2,15 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::{
+        ffi::OsStringExt,
+        fs::{PermissionsExt, symlink},
+    },
     path::{Component, Path, PathBuf},
 };
 
 use nix::{
+    errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     unistd::pivot_root,
 };
@@ -33,6 +37,8 @@ const PRIVATE: [(&str, u32); 14] = [
     ("var/tmp", 0o1777),
 ];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Files of /etc that each pod has for itself.
+const PODS_OWN: [&str; 3] = ["hosts", "resolv.conf", "hostname"];
 /// Most memory that files in a container's own root may take.
 const ROOT_SIZE: &str = "mode=0755,size=256m";
 /// What a container could harm or spy on the machine with, hidden like container runtimes hide it.
@@ -55,9 +61,10 @@ pub fn build(spec: &ContainerSpec) -> io::Result<()> {
     for name in SYSTEM {
         system_folder(Path::new("/").join(name).as_path(), &root.join(name))?;
     }
-    etc(root)?;
-    devices(root)?;
-    kernel_views(root)?;
+    etc(root)
+        .map_err(|error| named("private changes of /etc, by an overlay (without root it wants Linux 5.11)", &error))?;
+    devices(root).map_err(|error| named("/dev", &error))?;
+    kernel_views(root).map_err(|error| named("/proc and /sys", &error))?;
     bind(&spec.weir, &root.join(OWN_PATH.trim_start_matches('/')), true)?;
     for one in &spec.mounts {
         volume(root, one).map_err(|error| {
@@ -67,9 +74,17 @@ pub fn build(spec: &ContainerSpec) -> io::Result<()> {
     enter(root)?;
     if spec.read_only_root {
         remount_read_only(Path::new("/"))?;
-        remount_read_only(Path::new("/etc"))?;
+        match remount_read_only(Path::new("/etc")) {
+            // It is part of the root.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            done => done?,
+        }
     }
     Ok(())
+}
+
+fn named(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
@@ -93,12 +108,37 @@ fn etc(root: &Path) -> io::Result<()> {
     fs::create_dir_all(&work)?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))?;
     let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-    mount(Some("overlay"), &root.join("etc"), Some("overlay"), MsFlags::MS_NOSUID, Some(options.as_str()))?;
-    for name in ["hosts", "resolv.conf", "hostname"] {
+    let overlay =
+        |options: &str| mount(Some("overlay"), &root.join("etc"), Some("overlay"), MsFlags::MS_NOSUID, Some(options));
+    // In a user namespace the overlay's own marks can not be kept under `trusted.`; kernels before 5.11 know no other way.
+    match overlay(&format!("{options},userxattr")).or_else(|_| overlay(&options)) {
+        // In a user namespace a folder in which the machine has mounted something can not be the ground of an overlay.
+        Err(Errno::EINVAL) => return etc_of_links(root),
+        done => done?,
+    }
+    for name in PODS_OWN {
         let path = root.join("etc").join(name);
         if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
             fs::remove_file(&path)?;
         }
+    }
+    Ok(())
+}
+
+/// `/etc` as private folder, whose entries point at the machine's.
+fn etc_of_links(root: &Path) -> io::Result<()> {
+    // Directly below the root, like /etc, so that relative links in it lead where they should.
+    const MACHINE: &str = ".etc";
+    bind(Path::new("/etc"), &root.join(MACHINE), true)?;
+    for entry in fs::read_dir("/etc")? {
+        let name = entry?.file_name();
+        if PODS_OWN.iter().any(|own| name == *own) {
+            continue;
+        }
+        let source = Path::new("/etc").join(&name);
+        // A link is made anew: what it leads to may exist in the container only.
+        let target = fs::read_link(&source).unwrap_or_else(|_| Path::new("/").join(MACHINE).join(&name));
+        symlink(target, root.join("etc").join(&name))?;
     }
     Ok(())
 }
@@ -133,14 +173,48 @@ fn kernel_views(root: &Path) -> io::Result<()> {
     let settings = proc.join("sys");
     mount(Some(&settings), &settings, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     remount_read_only(&settings)?;
-    mount(Some("sysfs"), &root.join("sys"), Some("sysfs"), flags | MsFlags::MS_RDONLY, None::<&str>)?;
-    Ok(())
+    match mount(Some("sysfs"), &root.join("sys"), Some("sysfs"), flags | MsFlags::MS_RDONLY, None::<&str>) {
+        // Where the machine itself hides parts of /sys, a user namespace gets none of it: programs do without.
+        Err(Errno::EPERM) => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 fn bind(source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
     make_mount_point(source, target)?;
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    match mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
+        // In a user namespace a folder can not be shown without what the machine has mounted below it.
+        Err(Errno::EINVAL) => {
+            mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+            if read_only {
+                for below in mounts_below(target)? {
+                    remount_read_only(&below)?;
+                }
+            }
+        }
+        done => done?,
+    }
     if read_only { remount_read_only(target) } else { Ok(()) }
+}
+
+/// Mount points below a folder, as this process sees them.
+fn mounts_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    Ok(points.filter(|point| point.starts_with(folder) && point != folder).collect())
+}
+
+/// A path of /proc/self/mountinfo, which writes blanks and the like as three octal digits.
+fn unescaped(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = (*first == b'\\').then(|| after.get(..3)).flatten();
+        let code = code.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn make_mount_point(source: &Path, target: &Path) -> io::Result<()> {
@@ -234,6 +308,12 @@ fn enter(root: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_points_with_blanks() {
+        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescaped("/a\\9"), Path::new("/a\\9"));
+    }
 
     #[test]
     fn a_link_never_leads_out_of_the_root() {

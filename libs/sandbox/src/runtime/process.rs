@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::{
+    errno::Errno,
+    unistd::{Gid, Uid, setgid, setgroups, setuid},
+};
 
 use super::{prctl, spec::ProcessSpec};
 
@@ -50,9 +53,9 @@ fn prepare(spec: &ProcessSpec) -> io::Result<Command> {
     // The container's first process blocks signals, and a started program inherits that.
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
     let groups: Vec<Gid> = spec.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    setgroups(&groups)?;
-    setgid(Gid::from_raw(spec.gid))?;
-    setuid(Uid::from_raw(spec.uid))?;
+    setgroups(&groups).map_err(|error| not_mapped("groups", &spec.groups, error))?;
+    setgid(Gid::from_raw(spec.gid)).map_err(|error| not_mapped("group", &[spec.gid], error))?;
+    setuid(Uid::from_raw(spec.uid)).map_err(|error| not_mapped("user", &[spec.uid], error))?;
     if spec.no_new_privileges {
         nix::sys::prctl::set_no_new_privs()?;
     }
@@ -62,6 +65,19 @@ fn prepare(spec: &ProcessSpec) -> io::Result<Command> {
     command.args(args).env_clear();
     command.envs(spec.env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))));
     Ok(command)
+}
+
+/// The kernel knows no id that the user namespace has not.
+fn not_mapped(what: &str, ids: &[u32], error: Errno) -> io::Error {
+    if error != Errno::EINVAL {
+        return error.into();
+    }
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    io::Error::other(format!(
+        "{what} {} is not among the ids of this sandbox, which runs without root: take one below 65536, or give the user more in \
+         /etc/subuid and /etc/subgid",
+        ids.join(", ")
+    ))
 }
 
 /// Points standard input at nothing.

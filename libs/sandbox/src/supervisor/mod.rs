@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod control;
 pub mod protocol;
+mod refused;
 pub mod system;
 
 use std::{
@@ -22,9 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     api::load,
     layout::{Layout, NODE_ADDRESS},
-    net::node,
+    net::{self, node},
 };
 use cluster::{Cluster, Settings};
+pub(crate) use refused::refused;
 
 /// Longest time that pods get when the whole sandbox ends.
 const DOWN: Duration = Duration::from_secs(5);
@@ -42,6 +44,9 @@ pub enum ServeError {
         /// The answer.
         source: io::Error,
     },
+    /// The machine does not offer what the sandbox needs.
+    #[error("{0}")]
+    Missing(String),
     /// The manifests are wrong.
     #[error(transparent)]
     Load(#[from] load::LoadError),
@@ -73,13 +78,18 @@ pub struct Options {
 /// # Errors
 /// What the kernel said.
 pub fn prepare() -> Result<(), ServeError> {
-    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| failed("new mount namespace")(error.into()))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| refused("a mount namespace", error.into()))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(|error| failed("private mounts")(error.into()))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
-        .map_err(|error| failed("mount of /proc")(error.into()))?;
-    node::set_up().map_err(failed("network of the node"))
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(|error| refused::proc(error.into()))?;
+    node::set_up().map_err(failed("network of the node"))?;
+    net::services::try_out().map_err(|error| {
+        ServeError::Missing(format!(
+            "nf_tables do not work here ({error}): the kernel needs CONFIG_NF_TABLES with NAT, or its modules loaded \
+             (`modprobe -a nf_tables nft_chain_nat nft_redir nft_masq nft_numgen nft_reject_inet`)"
+        ))
+    })
 }
 
 /// Runs the sandbox until it is asked to end.
