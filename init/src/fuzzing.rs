@@ -8,8 +8,11 @@ use crate::{
     rules::{Family, Rule, RuleSet},
 };
 
+/// A rule, behind the name of its chain.
+pub type Placed = (String, Rule);
+
 /// The rule that these attributes are read as, and what that rule is read as once it is written again.
-pub fn reread(family: Family, attributes: &[u8]) -> Option<((String, Rule), Option<(String, Rule)>)> {
+pub fn reread(family: Family, attributes: &[u8]) -> Option<(Placed, Option<Placed>)> {
     let (chain, rule) = nft::read_rule(family, Reader::new(attributes))?;
     let mut written = Vec::new();
     nft::write_rule(family, &chain, &rule, &mut Writer::new(&mut written));

@@ -201,7 +201,10 @@ impl Parser {
         let ip = address(self.family, value)?;
         match &self.mask {
             None => Some(IpNet::from(ip)),
-            Some(mask) => IpNet::with_netmask(ip, address(self.family, mask)?).ok(),
+            // Bits behind the prefix: such a rule matches nothing, and is no network.
+            Some(mask) => {
+                IpNet::with_netmask(ip, address(self.family, mask)?).ok().filter(|net| net.addr() == net.network())
+            }
         }
     }
 }

@@ -50,7 +50,8 @@ pub fn spoken(bytes: &[u8]) -> Spoken {
         Some(_) => return Spoken::Other,
     }
     let rest = bytes.get(method + 1..).unwrap_or_default();
-    match memchr::memchr(b'\n', rest) {
+    // Not further than where the verdict fell if the line came in pieces.
+    match memchr::memchr(b'\n', rest.get(..=MAX_FIRST_LINE).unwrap_or(rest)) {
         Some(end) => {
             let line = rest.get(..end).unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -134,6 +135,14 @@ mod tests {
         ] {
             assert_eq!(spoken(bytes), want, "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_the_same_whole_and_in_pieces() {
+        let request = format!("GET /{} HTTP/1.1\r\n", "a".repeat(MAX_FIRST_LINE));
+        let known: Vec<Spoken> = (0..=request.len()).map(|end| spoken(&request.as_bytes()[..end])).collect();
+        let decided = known.iter().position(|spoken| *spoken != Spoken::Unclear).unwrap();
+        assert!(known[decided..].iter().all(|spoken| *spoken == Spoken::Other));
     }
 
     #[test]
