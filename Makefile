@@ -15,13 +15,14 @@ PRODUCTS := -p weir-cli -p weir-control -p weir-webhook -p weir-proxy -p weir-cn
 # which checkout a result was made from: what another checkout made last is made anew here.
 OWNER := $(CARGO_TARGET_DIR)/checkout
 
-.PHONY: help setup own build images demo test test-cluster cluster cluster-down cluster-tools lint fmt bench measure clean
+.PHONY: help setup own build images demo test test-cluster cluster cluster-down cluster-tools lint fmt fuzz bench measure clean
 
 help:
 	@echo "make demo   the whole mesh on this machine, shown and taken down (KEEP=1 leaves it running)"
 	@echo "make test   everything that is tested"
 	@echo "make cluster   a real Kubernetes on this machine, until make cluster-down; NODES=3 DUAL_STACK=1"
 	@echo "make images   Weir's images, as archives in target/images; TAG=, REPOSITORY="
+	@echo "make fuzz   every parser on mutated input; TARGET=one of them, SECONDS=60 for each"
 	@echo "make test-cluster lint fmt build bench measure setup clean"
 
 setup:
@@ -77,6 +78,10 @@ lint: setup own
 
 fmt:
 	cargo fmt --all
+
+# What fails is saved in fuzz/corpus, and so fails in make test until it is mended.
+fuzz: setup own
+	cargo run --locked -p weir-fuzz -- $(if $(TARGET),--target $(TARGET)) --seconds $(or $(SECONDS),60)
 
 bench: own
 	@tools/setup bench
