@@ -1,17 +1,17 @@
-//! Which way the rules take into the kernel, and what is in force by any of them. Whatever way is taken, afterwards there is one
-//! set of ours: what another way left is taken away.
+//! Which way the rules take into the kernel. Whatever way is taken, afterwards there is one set of ours: what another way left is
+//! taken away.
 
 use std::{fmt, str::FromStr, time::Instant};
 
 use crate::{
     Applied,
     error::Error,
-    families, iptables,
-    iptables::{Iptables, Traces, Variant, traces},
+    families,
+    in_force::left_by_iptables,
+    iptables::{Iptables, Variant, traces},
     lock::lock,
     loopback, nft,
     rules::{Family, RuleSet},
-    text::{Language, difference},
 };
 
 /// Environment variable of the default for `--backend`.
@@ -119,8 +119,10 @@ struct Done {
 }
 
 fn by_netlink(rules: &RuleSet, families: &'static [Family]) -> Result<Done, Error> {
+    let traces = traces(families)?;
+    let _lock = traces.may_be_ours().then(lock).transpose()?;
     // Looked for first: what can not be taken away must not end up beside the new rules.
-    let left = left_by_iptables(families, &traces(families)?)?;
+    let left = left_by_iptables(families, &traces)?;
     let count = nft::apply(rules, families)?;
     left.iter().try_for_each(Iptables::clean)?;
     Ok(Done { rules: count, by: By::Netlink, reason: "the kernel takes it, and no program is needed".into() })
@@ -131,12 +133,11 @@ fn by_iptables(rules: &RuleSet, families: &'static [Family], variant: Option<Var
     let traces = traces(families)?;
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for variant in Variant::ALL {
-        match Iptables::open(variant, families, &traces) {
-            Ok(Some(one)) => found.push(one),
-            Ok(None) if variant == Variant::Nft && traces.ours_by_nft => return Err(Error::NoIptables),
-            Ok(None) => {}
-            Err(error @ Error::Iptables { .. }) => failures.push(error.to_string()),
-            Err(error) => return Err(error),
+        // What can not be read may be ours.
+        match Iptables::open(variant, families, &traces)? {
+            Some(one) => found.push(one),
+            None if variant == Variant::Nft && traces.ours_by_nft => return Err(Error::NoIptables),
+            None => {}
         }
     }
     let seen = |one: &Iptables| Seen { variant: one.variant, ours: one.has_ours(), others: one.has_others() };
@@ -187,112 +188,6 @@ fn order(found: &[Seen], asked: Option<Variant>) -> Vec<(Variant, &'static str)>
     // Stable: of two alike, the nft variant.
     all.sort_by_key(|one| one.0);
     all.into_iter().map(|(_, variant, reason)| (variant, reason)).collect()
-}
-
-/// Our rules that iptables holds, by variant.
-fn left_by_iptables(families: &'static [Family], traces: &Traces) -> Result<Vec<Iptables>, Error> {
-    let mut left = Vec::new();
-    for variant in Variant::ALL {
-        let certain = variant == Variant::Nft && traces.ours_by_nft;
-        if !certain && (variant == Variant::Nft || !traces.any(variant)) {
-            continue;
-        }
-        match Iptables::open(variant, families, traces)? {
-            None if certain => return Err(Error::NoIptables),
-            None => {}
-            Some(one) => left.extend(one.has_ours().then_some(one)),
-        }
-    }
-    Ok(left)
-}
-
-/// A set of our rules that is in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InForce {
-    /// The way it took.
-    pub by: By,
-    /// The rules.
-    pub rules: RuleSet,
-    text: String,
-}
-
-impl fmt::Display for InForce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-/// All sets of our rules in the calling thread's network namespace: one, as a rule, or none.
-///
-/// # Errors
-/// [`Error`]
-pub fn in_force() -> Result<Vec<InForce>, Error> {
-    let families = families();
-    let mut all = Vec::new();
-    let by_netlink = nft::read(families);
-    let refused = match by_netlink {
-        Err(error @ (Error::NoNetfilter | Error::Unsupported { .. })) => Some(error),
-        Err(error) => return Err(error),
-        Ok(rules) if rules.tables().is_empty() => None,
-        Ok(rules) => {
-            let text = rules.to_string();
-            all.push(InForce { by: By::Netlink, rules, text });
-            None
-        }
-    };
-    for one in left_by_iptables(families, &traces(families)?)? {
-        let text = iptables::text(one.variant, one.parts());
-        all.push(InForce { by: By::Iptables(one.variant), rules: iptables::rules(one.parts()), text });
-    }
-    match refused {
-        Some(error) if all.is_empty() && left_by_nobody(&error) => Err(error),
-        _ => Ok(all),
-    }
-}
-
-/// Without nfnetlink at all there may still be the older interface, and nothing by it is an answer; otherwise the kernel's
-/// refusal says more.
-fn left_by_nobody(error: &Error) -> bool {
-    !matches!(error, Error::NoNetfilter)
-}
-
-/// Compares what is in force with what should be.
-pub(crate) fn verify(rules: &RuleSet) -> Result<(), Error> {
-    let families = families();
-    let sets = in_force()?;
-    let (by, have) = match sets.as_slice() {
-        [] => (By::Netlink, &RuleSet::from_tables(Vec::new())),
-        [one] => (one.by, &one.rules),
-        several => {
-            let all: Vec<String> = several.iter().map(|one| one.by.to_string()).collect();
-            return Err(Error::Differs(format!("there is more than one set of rules: by {}", all.join(" and by "))));
-        }
-    };
-    let (want, language) = match by {
-        By::Netlink => {
-            let tables = rules.tables().iter().filter(|table| families.contains(&table.family)).cloned().collect();
-            (RuleSet::from_tables(tables), Language::Nft)
-        }
-        By::Iptables(_) => (iptables::canonical(rules, families)?, Language::Iptables),
-    };
-    match difference(&want, have, language) {
-        None => Ok(()),
-        Some(difference) => Err(Error::Differs(difference)),
-    }
-}
-
-/// Takes our rules away, whichever way they came.
-pub(crate) fn clean() -> Result<(), Error> {
-    let families = families();
-    let found = traces(families)?;
-    if found.any(Variant::Nft) || found.any(Variant::Legacy) {
-        let _lock = lock()?;
-        left_by_iptables(families, &traces(families)?)?.iter().try_for_each(Iptables::clean)?;
-    }
-    if found.ours_by_netlink {
-        nft::clean(families)?;
-    }
-    loopback::clean(families.contains(&Family::V6))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub enum Error {
     #[error(
         "iptables does not take the rules, and nothing was changed: {}; load the modules of the variant that the node uses: ip_tables \
          and ip6_tables with iptable_nat, iptable_mangle, iptable_raw (and ip6table_…), or nf_tables with nft_compat; and \
-         xt_owner, xt_REDIRECT, xt_conntrack, xt_comment, xt_CT",
+         xt_owner, xt_REDIRECT, xt_conntrack, xt_comment, xt_CT. The legacy variant also needs the capability NET_RAW",
         .0.join("; ")
     )]
     IptablesRefused(Vec<String>),

@@ -16,6 +16,7 @@ mod decide;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod in_force;
 mod iptables;
 mod link;
 mod lock;
@@ -29,11 +30,12 @@ mod text;
 
 use std::{path::Path, time::Duration};
 
-pub use backend::{BACKEND_ENV, Backend, By, InForce, in_force};
+pub use backend::{BACKEND_ENV, Backend, By};
 pub use check::{
     CheckError, Direction, INBOUND_BANNER, Line, OUTBOUND_BANNER, Outcome, check_as_proxy, check_in_current_netns,
 };
 pub use error::Error;
+pub use in_force::{InForce, in_force};
 pub use iptables::Variant;
 pub use netns::in_netns;
 pub use rules::RuleSet;
@@ -86,7 +88,7 @@ pub fn try_in_new_netns(rules: &RuleSet) -> Result<Applied, Error> {
 /// # Errors
 /// [`Error`]
 pub fn clean_in_current_netns() -> Result<(), Error> {
-    backend::clean()
+    in_force::clean()
 }
 
 /// Reads the rules in force in the calling thread's network namespace. Their text form is what `nft` would print; that of
@@ -104,7 +106,7 @@ pub fn show_in_current_netns() -> Result<RuleSet, Error> {
 /// # Errors
 /// [`Error::Differs`] names the first difference.
 pub fn verify_in_current_netns(rules: &RuleSet) -> Result<(), Error> {
-    backend::verify(rules)
+    in_force::verify(rules)
 }
 
 /// What `iptables-restore` would be given for the rules.

@@ -8,7 +8,9 @@ use std::{collections::BTreeSet, os::unix::fs::symlink, path::PathBuf, process::
 use support::{
     APP, APP_PORT, Lab, Netns,
     by::{ALL, IPTABLES_LEGACY, IPTABLES_NFT, NETLINK, everything, ours},
-    can_run, families, settings,
+    can_run, families,
+    refusing::without_nf_tables,
+    settings,
 };
 use weir_init::{
     Backend, By, Error, RuleSet, Variant, clean_in_current_netns, in_force, in_netns, verify_in_current_netns,
@@ -85,6 +87,72 @@ fn the_namespaces_own_variant_is_taken() {
     assert_eq!(ours(&pod), [NETLINK]);
 }
 
+fn weir_init(pod: &Netns, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir-init"));
+    command.args(arguments).arg("--netns").arg(pod.path());
+    command
+}
+
+fn said(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn without_nf_tables_there_is_the_older_interface() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new();
+    let run = |arguments: &[&str]| said(without_nf_tables(&mut weir_init(&lab.pod, arguments)));
+    let (code, text) = run(&["apply", "--backend", "nft"]);
+    assert!(code == Some(1) && text.contains("this kernel has no netfilter netlink"), "{text}");
+    let (code, text) = run(&["apply", "--backend", "iptables-nft"]);
+    assert!(code == Some(1) && text.contains("iptables does not take the rules, and nothing was changed"), "{text}");
+    assert_eq!(ours(&lab.pod), []);
+    let (code, text) = run(&["apply"]);
+    assert!(code == Some(0), "{text}");
+    let reason = ", by iptables (legacy variant): the kernel refuses nf_tables' own redirect, and the nft variant can not be used";
+    assert!(text.contains(reason) && text.lines().count() == 1, "{text}");
+    assert_eq!(ours(&lab.pod), [IPTABLES_LEGACY]);
+    let (code, text) = run(&["check", "--capture", r#"{"version":1}"#]);
+    assert!(code == Some(0) && text.contains("IPv6 outbound: works"), "{text}");
+    let (code, text) = run(&["show"]);
+    assert!(
+        code == Some(0) && text.contains("# iptables-legacy-save\n*") && text.contains("-A WEIR_OUTPUT "),
+        "{text}"
+    );
+    assert_eq!(run(&["clean"]).0, Some(0));
+    assert_eq!(ours(&lab.pod), []);
+}
+
+#[test]
+fn without_the_programs_it_says_what_to_install() {
+    if !can_run() {
+        return;
+    }
+    // The image of the proxy has none: what is seen of the machine there is nothing.
+    let pod = Netns::new("pod");
+    let run = |arguments: &str| {
+        let program = env!("CARGO_BIN_EXE_weir-init");
+        let script = format!("mount -t tmpfs none /usr/sbin && exec {program} {arguments}");
+        let mut command = Command::new("ip");
+        said(command.args(["netns", "exec", &pod.name, "unshare", "--mount", "sh", "-c", &script]))
+    };
+    let (code, text) = run("apply --backend iptables");
+    assert!(code == Some(1) && text.contains("the programs of iptables are not here"), "{text}");
+    assert!(text.contains("install the package iptables") && text.lines().count() == 1, "{text}");
+    // Nor can what is there by them be taken away, and there will be no second set beside it.
+    let rules = RuleSet::new(&CaptureSettings::default());
+    in_netns(&pod.path(), || IPTABLES_NFT.apply(&rules)).unwrap();
+    for arguments in ["apply --backend nft", "clean", "show"] {
+        let (code, text) = run(arguments);
+        assert!(code == Some(1) && text.contains("the programs of iptables are not here"), "{arguments}: {text}");
+    }
+    assert_eq!(ours(&pod), [IPTABLES_NFT]);
+}
+
 /// IPv6 refuses after IPv4 was changed: IPv4 has again what it had.
 #[test]
 fn all_or_nothing() {
@@ -108,16 +176,9 @@ fn all_or_nothing() {
                 }
             });
             let before = everything(&pod);
-            let run = |command: &str| {
-                let netns = pod.path();
-                let output = Command::new(env!("CARGO_BIN_EXE_weir-init"))
-                    .args([command, "--netns", netns.to_str().unwrap(), "--backend", by.as_str()])
-                    .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display()))
-                    .output()
-                    .unwrap();
-                (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-            };
-            let (code, said) = run("apply");
+            let mut command = weir_init(&pod, &["apply", "--backend", by.as_str()]);
+            let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
+            let (code, said) = said(command.env("PATH", path));
             std::fs::remove_dir_all(&folder).unwrap();
             assert_eq!(code, Some(1), "{said}");
             assert!(said.contains("no table nat") && said.lines().count() == 1, "{said}");

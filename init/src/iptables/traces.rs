@@ -31,6 +31,11 @@ impl Traces {
             Variant::Legacy => self.legacy,
         }
     }
+
+    /// May there be rules of ours? Of the older interface only its programs can say.
+    pub(crate) fn may_be_ours(&self) -> bool {
+        self.ours_by_nft || self.legacy
+    }
 }
 
 /// Looks at the current namespace.

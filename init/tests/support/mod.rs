@@ -3,6 +3,7 @@
 
 #[macro_use]
 pub mod by;
+pub mod refusing;
 
 use std::{
     fmt::Write as _,
