@@ -1,5 +1,5 @@
-# Weir's images: `docker build --target proxy --tag REGISTRY/weir/proxy:TAG .`, likewise webhook, control-plane and cni.
-# Without Docker: `make images`, which takes the four last stages from here and builds the programs on this machine.
+# Weir's images: `docker build --target proxy --tag REGISTRY/weir/proxy:TAG .`, likewise webhook, control-plane, cni and init.
+# Without Docker: `make images`, which takes the five last stages from here and builds the programs on this machine.
 
 FROM docker.io/library/rust:1.90-bookworm AS build
 WORKDIR /src
@@ -10,6 +10,7 @@ RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
         -p weir-webhook -p weir-control -p weir-proxy -p weir-init -p weir-cni \
     && mkdir /out \
     && for program in webhook control proxy init cni; do cp "target/$target/release/weir-$program" /out/; done
+RUN apt-get update && apt-get install -y --no-install-recommends iptables && tools/iptables /iptables
 
 FROM scratch AS webhook
 COPY --from=build /out/weir-webhook /weir-webhook
@@ -33,3 +34,10 @@ FROM scratch AS cni
 COPY --from=build /out/weir-cni /weir-cni
 USER 0:0
 ENTRYPOINT ["/weir-cni"]
+
+# For nodes that are redirected by iptables: weir-init with the programs.
+FROM scratch AS init
+COPY --from=build /iptables/ /
+COPY --from=build /out/weir-init /weir-init
+USER 0:0
+ENTRYPOINT ["/weir-init"]

@@ -35,7 +35,7 @@ pub fn options() -> Result<Options> {
         Some(folder) => folder.into(),
         None => images()?,
     };
-    let images = ["webhook", "control-plane", "proxy", "cni"].map(|image| folder.join(format!("weir-{image}.tar")));
+    let images = ["webhook", "control-plane", "proxy", "cni", "init"].map(|image| folder.join(format!("weir-{image}.tar")));
     Ok(Options { images: images.into(), ..Options::default() })
 }
 

@@ -88,7 +88,21 @@ async fn the_chart_renders_what_was_designed(case: &Case<'_>) {
     let labels = &object(&init, "Namespace", SYSTEM)["metadata"]["labels"];
     assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
     let arguments = &object(&init, "Deployment", "weir-webhook")["spec"]["template"]["spec"]["containers"][0]["args"];
-    assert!(arguments.as_array().unwrap().contains(&json!("--redirect=init")));
+    let has = |arguments: &Value, wanted: &str| arguments.as_array().unwrap().contains(&json!(wanted));
+    assert!(has(arguments, "--redirect=init") && has(arguments, "--redirect-backend=nft"), "{arguments}");
+    assert!(has(arguments, "--init-image=weir/proxy:0.1.0"), "{arguments}");
+    for (backend, given, image) in
+        [("iptables", "", "weir/init:0.1.0"), ("auto", "", "weir/init:0.1.0"), ("iptables", "a/b:1", "a/b:1")]
+    {
+        let values = [format!("init.backend={backend}"), format!("init.image={given}")];
+        let init =
+            template(case, &["redirect=init", &values[0], &values[1], "clusterDns={198.19.0.10,fd00::10}"]).unwrap();
+        let webhook = object(&init, "Deployment", "weir-webhook");
+        let arguments = &webhook["spec"]["template"]["spec"]["containers"][0]["args"];
+        assert!(has(arguments, &format!("--redirect-backend={backend}")), "{arguments}");
+        assert!(has(arguments, &format!("--init-image={image}")), "{arguments}");
+        assert!(has(arguments, "--cluster-dns=198.19.0.10,fd00::10"), "{arguments}");
+    }
     let cni = template(case, &["namespace.create=true"]).unwrap();
     let labels = &object(&cni, "Namespace", SYSTEM)["metadata"]["labels"];
     assert_eq!(labels["pod-security.kubernetes.io/enforce"], "privileged");
@@ -97,6 +111,9 @@ async fn the_chart_renders_what_was_designed(case: &Case<'_>) {
 async fn bad_values_are_refused_by_name(case: &Case<'_>) {
     for (value, named) in [
         ("redirect=iptables", "redirect"),
+        ("init.backend=ipvs", "backend"),
+        ("init.image=a b", "image"),
+        ("clusterDns={kube-dns}", "clusterDns"),
         ("webhok.replicas=2", "webhok"),
         ("webhook.replica=2", "replica"),
         ("webhook.replicas=0", "replicas"),
@@ -362,21 +379,28 @@ async fn without_the_plugin_a_container_redirects(case: &Case<'_>) {
         .apply("default", &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {SYSTEM}}}}}"))
         .unwrap();
     level("restricted");
-    if let Err(error) = mesh::install(case.cluster, &["redirect=init"]) {
-        case.cluster.diagnose(SYSTEM).await;
-        panic!("{error:#}");
+    // By the proxy's image and nf_tables; then by the image with iptables.
+    for (backend, said) in [("nft", ", by nf_tables: "), ("iptables", ", by iptables (nft variant): ")] {
+        if let Err(error) = mesh::install(case.cluster, &["redirect=init", &format!("init.backend={backend}")]) {
+            case.cluster.diagnose(SYSTEM).await;
+            panic!("{error:#}");
+        }
+        mesh::join(case);
+        case.apply(SERVERS);
+        let pods = case.ready_with("app=web", 2).await;
+        let first = |pod: &Pod| pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0].name.clone();
+        assert!(pods.iter().all(|pod| first(pod) == "weir-init"));
+        let log = case.kubectl(&["logs", &pods[0].name_any(), "--container=weir-init"]);
+        assert!(log.contains(said), "{log}");
+        assert_eq!(mesh::on_nodes(case.cluster, Path::new("/opt/cni/bin/weir-cni")).unwrap(), [false, false]);
+        let address = pods[1].status.as_ref().unwrap().pod_ip.clone().unwrap();
+        case.exec(&pods[0].name_any(), &["/app", "fetch", &format!("http://{address}:8080/")]);
+        let metrics = metrics(case, &pods[1].name_any());
+        assert!(metrics.contains(r#"connection_security_policy="mutual_tls""#), "{metrics}");
+        // No pod of the first round may be taken for one of the second.
+        case.kubectl(&["delete", "daemonset", "--all", "--cascade=foreground", "--wait"]);
+        removed(case);
     }
-    mesh::join(case);
-    case.apply(SERVERS);
-    let pods = case.ready_with("app=web", 2).await;
-    let first = |pod: &Pod| pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0].name.clone();
-    assert!(pods.iter().all(|pod| first(pod) == "weir-init"));
-    assert_eq!(mesh::on_nodes(case.cluster, Path::new("/opt/cni/bin/weir-cni")).unwrap(), [false, false]);
-    let address = pods[1].status.as_ref().unwrap().pod_ip.clone().unwrap();
-    case.exec(&pods[0].name_any(), &["/app", "fetch", &format!("http://{address}:8080/")]);
-    let metrics = metrics(case, &pods[1].name_any());
-    assert!(metrics.contains(r#"connection_security_policy="mutual_tls""#), "{metrics}");
-    removed(case);
     level("privileged");
     assert_eq!(left(case).await, Vec::<String>::new());
 }
