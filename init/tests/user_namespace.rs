@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{APP, PROXY, can_run};
-use weir_init::{RuleSet, apply_in_netns, in_netns};
+use support::{APP, PROXY, by::NETLINK, can_run};
+use weir_init::{Backend, Error, RuleSet, apply_in_netns, in_force, in_netns};
 use weir_mesh::{CaptureSettings, ports};
 
 /// Where the pod's users begin on the node.
@@ -63,13 +63,23 @@ impl Drop for Pod {
     }
 }
 
-#[test]
-fn the_proxy_is_known_by_its_user_of_the_pod() {
+fn the_proxy_is_known_by_its_user_of_the_pod(by: Backend) {
     if !can_run() {
         return;
     }
     let pod = Pod::new();
-    apply_in_netns(&pod.netns(), &RuleSet::new(&CaptureSettings::default())).unwrap();
+    if by == NETLINK {
+        // As the node's plugin does it.
+        apply_in_netns(&pod.netns(), &RuleSet::new(&CaptureSettings::default())).unwrap();
+    } else {
+        // From the node, iptables' match for users does not know whose users are meant; nothing is left of the attempt.
+        let refused = in_netns(&pod.netns(), || by.apply(&RuleSet::new(&CaptureSettings::default()))).unwrap_err();
+        assert!(matches!(refused, Error::IptablesRefused(_)), "{refused}");
+        assert_eq!(in_netns(&pod.netns(), in_force).unwrap(), []);
+        // The init container is in the pod's user namespace.
+        let said = pod.shell(0, &format!("{} apply --backend {by}", env!("CARGO_BIN_EXE_weir-init")));
+        assert!(said.starts_with("redirect in force: 28 rules, IPv4 and IPv6, "), "{said}");
+    }
     // A way out, at whose end nobody is.
     let said = pod.shell(
         0,
@@ -96,3 +106,5 @@ fn the_proxy_is_known_by_its_user_of_the_pod() {
         assert!(said.trim() == "124" || said.contains("No route to host"), "{nobody}: {said}");
     }
 }
+
+with_each_backend!(the_proxy_is_known_by_its_user_of_the_pod);
