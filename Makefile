@@ -37,7 +37,7 @@ build: setup own
 	@echo "building; the first time takes some minutes"
 	cargo build --locked $(PRODUCTS)
 
-# The four images of the chart, from static programs in a release build.
+# The images of the chart, from static programs in a release build.
 images: own
 	@tools/setup images
 	@tools/images $(if $(TAG),--tag $(TAG)) $(if $(REPOSITORY),--repository $(REPOSITORY))
