@@ -505,14 +505,14 @@ async fn the_port_decides_the_protocol() {
         (&[opaque, http], PortKind::Http, Some(http)),
         (&[opaque], PortKind::Http, Some(opaque)),
         (&[exchange, opaque], PortKind::Http, Some(opaque)),
-        (&[h2, opaque, b"h2"], PortKind::Http, Some(opaque)),
+        (&[h2, opaque, b"h2"], PortKind::Http, Some(h2)),
         (&[http, opaque, b"http/1.1"], PortKind::Opaque, Some(opaque)),
         (&[exchange, opaque], PortKind::Opaque, Some(opaque)),
         (&[opaque], PortKind::Opaque, Some(opaque)),
         (&[http], PortKind::Opaque, Some(http)),
         (&[h2], PortKind::Opaque, Some(h2)),
         (&[h2], PortKind::Http, Some(h2)),
-        (&[h2, http], PortKind::Http, Some(http)),
+        (&[h2, http], PortKind::Http, Some(h2)),
         (&[exchange], PortKind::Http, None),
         (&[exchange], PortKind::Opaque, None),
         (&[b"h2", b"http/1.1"], PortKind::Http, None),
@@ -530,8 +530,8 @@ async fn the_port_decides_the_protocol() {
             Some(expected) => {
                 let stream = ours.unwrap();
                 assert_eq!(stream.get_ref().1.alpn_protocol(), Some(*expected), "{shown:?} {port:?}");
-                let inside =
-                    [(http, Alpn::Http1), (opaque, Alpn::Opaque)].into_iter().find(|(name, _)| name == expected);
+                let spoken = [(http, Alpn::Http1), (h2, Alpn::Http2), (opaque, Alpn::Opaque)];
+                let inside = spoken.into_iter().find(|(name, _)| name == expected);
                 assert_eq!(tls::negotiated(stream.get_ref().1), inside.map(|(_, alpn)| alpn));
                 assert_eq!(theirs.unwrap().get_ref().1.alpn_protocol(), Some(*expected));
             }
@@ -546,6 +546,8 @@ async fn the_port_decides_the_protocol() {
     for (alpn, port, inside) in [
         (Alpn::Http1, PortKind::Http, Alpn::Http1),
         (Alpn::Http1, PortKind::Opaque, Alpn::Opaque),
+        (Alpn::Http2, PortKind::Http, Alpn::Http2),
+        (Alpn::Http2, PortKind::Opaque, Alpn::Opaque),
         (Alpn::Opaque, PortKind::Http, Alpn::Opaque),
         (Alpn::Opaque, PortKind::Opaque, Alpn::Opaque),
     ] {

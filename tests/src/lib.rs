@@ -13,6 +13,7 @@
 pub mod app;
 pub mod certs;
 pub mod http;
+pub mod http2;
 pub mod load;
 pub mod netns;
 pub mod pod;

@@ -221,7 +221,7 @@ impl World {
     /// What a tap saw between pods: everything but the control plane's own connections.
     pub fn between_pods(tap: Tap) -> Vec<FlowReport> {
         let mut flows = tap.stop();
-        flows.retain(|flow| *flow.server.ip() != NODE && *flow.client.ip() != NODE);
+        flows.retain(|flow| flow.server.ip() != NODE && flow.client.ip() != NODE);
         flows
     }
 

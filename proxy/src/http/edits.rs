@@ -109,6 +109,11 @@ impl Value {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The value, shared and not copied.
+    pub(super) fn shared(&self) -> Bytes {
+        self.0.clone()
+    }
 }
 
 /// One change.

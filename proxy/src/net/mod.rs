@@ -1,15 +1,17 @@
 //! Connections as the data path sees them: bytes in, bytes out, whatever is underneath.
 //!
-//! Owns the stream enum ([`Io`]), a worker's buffers ([`buffers`]) and a connection with its read buffer ([`Conn`]). Knows nothing of
-//! HTTP, routes or clusters.
+//! Owns the stream enum ([`Io`]), a worker's buffers ([`buffers`]), a connection with its read buffer ([`Conn`]), and that as a stream of
+//! frames ([`Wire`]). Knows nothing of requests, routes or clusters.
 
 pub mod buffers;
 mod conn;
 mod deadline;
 mod io;
 mod random;
+mod wire;
 
 pub use conn::Conn;
 pub use deadline::Deadline;
 pub use io::{Io, connect, tune};
 pub use random::random;
+pub use wire::Wire;

@@ -9,10 +9,11 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 use weir_mesh::Identity;
 
 use super::{Denied, Facts};
@@ -37,7 +38,9 @@ struct Entry {
     is_refused: Cell<bool>,
     why: RefCell<Option<Denied>>,
     is_told: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    /// Who is woken when it is refused: each request of a connection that carries several at once.
+    wakers: RefCell<SmallVec<[(u64, Waker); 1]>>,
+    next: Cell<u64>,
 }
 
 impl Entry {
@@ -47,13 +50,12 @@ impl Entry {
         let Some(inbound) = inbound else { return };
         let why = inbound.access(self.app.port()).judge(&facts).err();
         self.is_refused.set(why.is_some());
-        let wake = why.is_some();
         if *self.why.borrow() != why {
             self.is_told.set(false);
         }
         self.why.replace(why);
-        if wake && let Some(waker) = self.waker.take() {
-            waker.wake();
+        if self.is_refused.get() {
+            self.wakers.take().into_iter().for_each(|(_, waker)| waker.wake());
         }
     }
 }
@@ -74,7 +76,8 @@ impl Admissions {
             is_refused: Cell::new(false),
             why: RefCell::default(),
             is_told: Cell::new(false),
-            waker: RefCell::default(),
+            wakers: RefCell::default(),
+            next: Cell::new(0),
         });
         entry.judge(inbound);
         self.0.borrow_mut().insert(Rc::as_ptr(&entry), entry.clone());
@@ -134,19 +137,49 @@ impl Admission {
 /// Goes on with `work` until the connection is refused; `None` then. Without an admission nobody refuses it.
 pub async fn until_refused<T>(admission: Option<&Admission>, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
+    let waiting = admission.map(|admission| Waiting::new(&admission.entry));
     poll_fn(|cx| {
-        if let Some(Admission { entry, .. }) = admission {
-            if entry.is_refused.get() {
-                return Poll::Ready(None);
-            }
-            let mut waker = entry.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
+        if let Some(waiting) = &waiting
+            && waiting.poll(cx).is_ready()
+        {
+            return Poll::Ready(None);
         }
         work.as_mut().poll(cx).map(Some)
     })
     .await
+}
+
+/// One who goes on until the connection is refused.
+struct Waiting<'a> {
+    entry: &'a Entry,
+    id: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(entry: &'a Entry) -> Self {
+        let id = entry.next.get();
+        entry.next.set(id.wrapping_add(1));
+        Self { entry, id }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.entry.is_refused.get() {
+            return Poll::Ready(());
+        }
+        let mut wakers = self.entry.wakers.borrow_mut();
+        match wakers.iter_mut().find(|(id, _)| *id == self.id) {
+            Some((_, known)) if known.will_wake(cx.waker()) => {}
+            Some((_, known)) => *known = cx.waker().clone(),
+            None => wakers.push((self.id, cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.entry.wakers.borrow_mut().retain(|(id, _)| *id != self.id);
+    }
 }
 
 impl Drop for Admission {

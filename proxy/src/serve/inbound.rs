@@ -148,7 +148,11 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         begun => begun,
     };
     match begun {
-        Some((connection, Step::Http(identity))) => connection.http(identity).await,
+        Some((connection, Step::Http(identity))) => {
+            if let Some((worker, conn, peer, side)) = connection.http(identity) {
+                exchange::serve(worker, conn, peer, side).await;
+            }
+        }
         Some((connection, Step::Opaque(identity))) => Box::pin(connection.opaque(identity)).await,
         Some((_, Step::Tls)) | None => {}
     }
@@ -284,21 +288,19 @@ impl Connection {
                     }
                 }
                 Spoken::Unclear if !self.conn.eof => {}
-                Spoken::Http1 if self.protocol != Protocol::Opaque => {
-                    self.worker.detected(
-                        IN,
-                        "http",
-                        if self.protocol == Protocol::Http { "declared" } else { "first_bytes" },
-                    );
+                spoken @ (Spoken::Http1 | Spoken::Http2) if self.protocol != Protocol::Opaque => {
+                    let protocol = if spoken == Spoken::Http2 { "http2" } else { "http" };
+                    let why = if self.protocol == Protocol::Http { "declared" } else { "first_bytes" };
+                    self.worker.detected(IN, protocol, why);
                     return Some((self, Step::Http(None)));
                 }
-                other => {
-                    if self.protocol == Protocol::Http && other != Spoken::Http2 {
+                _ => {
+                    if self.protocol == Protocol::Http {
                         // Declared as HTTP, but something else: the codec answers with a reason.
                         self.worker.detected(IN, "http", "declared");
                         return Some((self, Step::Http(None)));
                     }
-                    self.worker.detected(IN, if other == Spoken::Http2 { "http2" } else { "opaque" }, "first_bytes");
+                    self.worker.detected(IN, "opaque", "first_bytes");
                     return Some((self, Step::Opaque(None)));
                 }
             }
@@ -361,11 +363,8 @@ impl Connection {
 
     /// Another proxy of the mesh.
     async fn mesh(mut self, hello: &Hello, accepted: rustls::server::Accepted) -> Option<(Self, Step)> {
-        let kind = if self.protocol != Protocol::Opaque && hello.alpn.iter().any(|name| name == alpn::HTTP1) {
-            PortKind::Http
-        } else {
-            PortKind::Opaque
-        };
+        let offers_http = hello.alpn.iter().any(|name| name == alpn::HTTP1 || name == alpn::HTTP2);
+        let kind = if self.protocol != Protocol::Opaque && offers_http { PortKind::Http } else { PortKind::Opaque };
         if kind == PortKind::Opaque && self.called.is_none() {
             match self.worker.connector.connect_app(self.app).await {
                 Ok(called) => self.called = Some(called),
@@ -399,31 +398,39 @@ impl Connection {
         let session = stream.get_ref().1;
         let identity = tls::peer_identity(session);
         // A peer may offer nothing but HTTP to a port that is opaque: its bytes pass, and nobody looks into them.
-        let opaque = kind == PortKind::Opaque || tls::negotiated(session) != Some(Alpn::Http1);
+        let spoken = tls::negotiated(session).filter(|_| kind == PortKind::Http);
+        let opaque = !matches!(spoken, Some(Alpn::Http1 | Alpn::Http2));
+        let protocol = match spoken {
+            Some(Alpn::Http1) => "http",
+            Some(Alpn::Http2) => "http2",
+            Some(Alpn::Opaque) | None => "opaque",
+        };
         self.conn = Conn::new(Io::Server(Box::new(stream)));
         let Some(identity) = identity else {
             reset(self.conn.io.tcp());
             self.worker.refused(IN, "no_identity");
             return None;
         };
-        self.worker.detected(IN, if opaque { "opaque" } else { "http" }, "alpn");
+        self.worker.detected(IN, protocol, "alpn");
         Some((self, if opaque { Step::Opaque(Some(identity)) } else { Step::Http(Some(identity)) }))
     }
 
-    async fn http(self, identity: Option<Identity>) {
+    /// What serves HTTP on this connection; `None` where it is refused.
+    fn http(self, identity: Option<Identity>) -> Option<(Rc<Worker>, Conn, SocketAddr, Side)> {
         let admission = self.judge(identity);
         if admission.is_refused() {
             // Callers of the mesh get an answer to each request.
             if admission.principal().is_none() {
                 tell_refused(&self.worker, &admission);
-                return reset(self.conn.io.tcp());
+                reset(self.conn.io.tcp());
+                return None;
             }
         } else if let Some(called) = self.called {
             self.worker.pool.give_app(self.app, Conn::new(Io::Plain(called)), Instant::now());
         }
         let caller = Caller::new(&self.worker, admission);
         let side = Side::Inbound { port: self.port, app: self.app, caller };
-        exchange::serve(&self.worker, self.conn, self.peer, side).await;
+        Some((self.worker, self.conn, self.peer, side))
     }
 
     /// Serves an opaque stream to its end.

@@ -75,13 +75,13 @@ async fn known_destination(
         },
     };
     if http {
-        exchange::serve(&worker, conn, peer, Side::Outbound { entry }).await;
+        exchange::serve(worker, conn, peer, Side::Outbound { entry }).await;
     } else if let Some(cluster) = &outbound.cluster {
         Box::pin(opaque::to_cluster(&worker, conn, peer, &entry, cluster)).await;
     }
 }
 
-/// True for HTTP/1; `None` if the client went away.
+/// True for HTTP; `None` if the client went away.
 async fn detect(worker: &Worker, conn: &mut Conn, entry: &Entry) -> Option<bool> {
     let uptime = worker.shared.store.uptime();
     if entry.memory.expects_silence(uptime) {
@@ -101,8 +101,9 @@ async fn detect(worker: &Worker, conn: &mut Conn, entry: &Entry) -> Option<bool>
                 return Some(false);
             }
             Spoken::Http2 => {
+                entry.memory.saw_http();
                 worker.detected(OUT, "http2", "first_bytes");
-                return Some(false);
+                return Some(true);
             }
             Spoken::Other => {
                 worker.detected(OUT, "opaque", "first_bytes");

@@ -21,7 +21,7 @@ use crate::{
     settings::Settings,
     telemetry::{AccessLog, AccessLogHandle, Direction, Registry, SeriesCache},
     tls::MeshTls,
-    upstream::{Connector, Pool},
+    upstream::{Connector, Pool, SharedPool},
 };
 
 /// How often idle upstream connections are looked at.
@@ -50,8 +50,10 @@ pub struct Worker {
     pub id: usize,
     /// What all workers share.
     pub shared: Shared,
-    /// Idle upstream connections.
+    /// Idle upstream connections of HTTP/1.1.
     pub pool: Pool,
+    /// Upstream connections of HTTP/2.
+    pub shared_pool: SharedPool,
     /// Makes upstream connections.
     pub connector: Connector,
     /// Limits of the HTTP codec.
@@ -76,6 +78,7 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
         let worker = Rc::new(Worker {
             id,
             pool: Pool::default(),
+            shared_pool: SharedPool::default(),
             connector: Connector { tls: shared.tls.clone() },
             limits: Limits::default(),
             series: RefCell::new(SeriesCache::new(shared.registry.clone())),
@@ -112,6 +115,7 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
             tokio::select! {
                 _ = sweep.tick() => {
                     worker.pool.sweep(Instant::now());
+                    worker.shared_pool.sweep(Instant::now());
                     memory::give_back();
                 }
                 () = &mut stop => return Ok(()),

@@ -31,6 +31,8 @@ const CACHE_HALF: usize = 512;
 pub enum Alpn {
     /// HTTP/1.1; falls back to opaque where the peer's port is opaque.
     Http1,
+    /// HTTP/2; falls back like it.
+    Http2,
     /// Bytes that nobody looks into.
     Opaque,
 }
@@ -39,6 +41,7 @@ impl Alpn {
     fn offered(self) -> Vec<Vec<u8>> {
         match self {
             Self::Http1 => vec![alpn::HTTP1.to_vec(), alpn::OPAQUE.to_vec()],
+            Self::Http2 => vec![alpn::HTTP2.to_vec(), alpn::OPAQUE.to_vec()],
             Self::Opaque => vec![alpn::OPAQUE.to_vec()],
         }
     }
@@ -58,7 +61,7 @@ impl PortKind {
     /// older configuration, or an application that speaks HTTP/2) is served as opaque bytes instead of being turned away.
     fn accepted(self) -> Vec<Vec<u8>> {
         let names = match self {
-            Self::Http => [alpn::HTTP1, alpn::OPAQUE, alpn::HTTP2],
+            Self::Http => [alpn::HTTP2, alpn::HTTP1, alpn::OPAQUE],
             Self::Opaque => [alpn::OPAQUE, alpn::HTTP1, alpn::HTTP2],
         };
         names.map(<[u8]>::to_vec).to_vec()

@@ -47,10 +47,11 @@ pub fn peer_identity(connection: &CommonState) -> Option<Identity> {
     svid_identity(leaf).ok()
 }
 
-/// What the two proxies agreed to speak inside; `None` for HTTP/2, which travels as opaque bytes here.
+/// What the two proxies agreed to speak inside; `None` without an agreement.
 pub fn negotiated(connection: &CommonState) -> Option<Alpn> {
     match connection.alpn_protocol()? {
         alpn::HTTP1 => Some(Alpn::Http1),
+        alpn::HTTP2 => Some(Alpn::Http2),
         alpn::OPAQUE => Some(Alpn::Opaque),
         _ => None,
     }

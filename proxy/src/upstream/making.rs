@@ -13,7 +13,10 @@ use tokio::sync::Notify;
 pub(super) const AT_ONCE: usize = 16;
 
 /// Who is making connections to where, for one worker.
-pub(super) struct Making<K>(RefCell<FxHashMap<K, Under>>);
+pub(super) struct Making<K> {
+    all: RefCell<FxHashMap<K, Under>>,
+    at_once: usize,
+}
 
 struct Under {
     count: usize,
@@ -22,7 +25,7 @@ struct Under {
 
 impl<K> Default for Making<K> {
     fn default() -> Self {
-        Self(RefCell::default())
+        Self::at_once(AT_ONCE)
     }
 }
 
@@ -32,12 +35,19 @@ pub struct Room<'a, K: Copy + Eq + Hash> {
     key: K,
 }
 
+impl<K> Making<K> {
+    /// So many for one key.
+    pub(super) fn at_once(at_once: usize) -> Self {
+        Self { all: RefCell::default(), at_once }
+    }
+}
+
 impl<K: Copy + Eq + Hash> Making<K> {
     /// Room for another connection, where there is some.
     pub(super) fn enter(&self, key: K) -> Option<Room<'_, K>> {
-        let mut all = self.0.borrow_mut();
+        let mut all = self.all.borrow_mut();
         let under = all.entry(key).or_insert_with(|| Under { count: 0, freed: Rc::default() });
-        if under.count >= AT_ONCE {
+        if under.count >= self.at_once {
             return None;
         }
         under.count += 1;
@@ -46,7 +56,7 @@ impl<K: Copy + Eq + Hash> Making<K> {
 
     /// Ready when there may be room, or a connection, for one who waits. At once where nobody is making any.
     pub(super) async fn freed(&self, key: K) {
-        let freed = self.0.borrow().get(&key).map(|under| under.freed.clone());
+        let freed = self.all.borrow().get(&key).map(|under| under.freed.clone());
         if let Some(freed) = freed {
             freed.notified().await;
         }
@@ -54,7 +64,7 @@ impl<K: Copy + Eq + Hash> Making<K> {
 
     /// A connection is free: one who waits may have it.
     pub(super) fn tell_one(&self, key: K) {
-        if let Some(under) = self.0.borrow().get(&key) {
+        if let Some(under) = self.all.borrow().get(&key) {
             under.freed.notify_one();
         }
     }
@@ -62,7 +72,7 @@ impl<K: Copy + Eq + Hash> Making<K> {
 
 impl<K: Copy + Eq + Hash> Drop for Room<'_, K> {
     fn drop(&mut self) {
-        let mut all = self.making.0.borrow_mut();
+        let mut all = self.making.all.borrow_mut();
         let Some(under) = all.get_mut(&self.key) else { return };
         under.count = under.count.saturating_sub(1);
         under.freed.notify_one();
@@ -106,7 +116,7 @@ mod tests {
         }
         timeout(Duration::from_secs(10), local).await.unwrap();
         assert_eq!((done.get(), most.get()), (500, AT_ONCE));
-        assert!(making.0.borrow().is_empty(), "nothing is kept of it");
+        assert!(making.all.borrow().is_empty(), "nothing is kept of it");
     }
 
     #[tokio::test]

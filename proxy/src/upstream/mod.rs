@@ -10,10 +10,12 @@ mod cluster;
 mod endpoint;
 mod making;
 mod pool;
+mod shared;
 
 pub use backend::Backend;
 pub use balance::pick;
 pub use budget::RetryBudget;
 pub use cluster::{Cluster, ClusterInfo, EndpointSet};
 pub use endpoint::{Endpoint, EndpointState, InFlight, Registry, Workload};
-pub use pool::{Connected, Connector, Pool, Unreachable};
+pub use pool::{Connected, Connector, Key, Pool, Unreachable};
+pub use shared::{CONNECTION_WINDOW, HEADER_LIST, Lease, SEND_BUFFER, STREAM_WINDOW, SharedPool};

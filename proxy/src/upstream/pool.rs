@@ -96,13 +96,19 @@ const APP_CONNECT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
     /// An endpoint's.
-    Endpoint { state: *const EndpointState, mesh: bool },
+    Endpoint {
+        /// Where its state lies.
+        state: *const EndpointState,
+        /// True in the mesh.
+        mesh: bool,
+    },
     /// The application's.
     App(SocketAddr),
 }
 
 impl Key {
-    fn of(endpoint: &Endpoint) -> Self {
+    /// The key of an endpoint.
+    pub fn of(endpoint: &Endpoint) -> Self {
         Self::Endpoint { state: Arc::as_ptr(&endpoint.state), mesh: endpoint.mesh.is_some() }
     }
 

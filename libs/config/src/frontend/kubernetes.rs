@@ -77,16 +77,14 @@ pub fn service(object: &core::Service) -> Service {
 pub fn protocol(port_name: &str, app_protocol: Option<&str>) -> Protocol {
     if let Some(declared) = app_protocol.filter(|declared| !declared.is_empty()) {
         return match declared.to_ascii_lowercase().as_str() {
-            "http" | "kubernetes.io/ws" => Protocol::Http,
-            // RFC 6335 service names and domain-prefixed names: all of them say that it is not plain HTTP/1.1
+            "http" | "http2" | "h2c" | "grpc" | "grpc-web" | "kubernetes.io/h2c" | "kubernetes.io/ws" => Protocol::Http,
+            // RFC 6335 service names and domain-prefixed names: all of them say that it is no HTTP in plaintext
             _ => Protocol::Opaque,
         };
     }
     match port_name.split('-').next().unwrap_or_default() {
-        "http" => Protocol::Http,
-        "tcp" | "tls" | "https" | "grpc" | "http2" | "redis" | "mysql" | "mongo" | "postgres" | "kafka" | "amqp" => {
-            Protocol::Opaque
-        }
+        "http" | "http2" | "grpc" => Protocol::Http,
+        "tcp" | "tls" | "https" | "redis" | "mysql" | "mongo" | "postgres" | "kafka" | "amqp" => Protocol::Opaque,
         _ => Protocol::Undeclared,
     }
 }

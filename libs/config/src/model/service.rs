@@ -71,7 +71,7 @@ pub struct ServicePort {
 /// What a port was said to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// HTTP/1.1.
+    /// HTTP/1.1 or HTTP/2 (gRPC): the client's first bytes say which.
     Http,
     /// Something that is passed on without looking into it.
     Opaque,

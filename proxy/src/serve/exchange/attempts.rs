@@ -2,29 +2,19 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
-use super::{
-    NOT_DELIVERED,
-    body::BodyPump,
-    forward::{self, Fault, await_head},
-    is_not_delivered,
-    record::Record,
-};
+use super::{NOT_DELIVERED, fault::Fault, record::Record};
 use crate::{
     config::{Answer, Entry},
-    http::{
-        Edits, Name, RequestHead, ResponseHead, Value,
-        h1::{ForwardRequest, write_request},
-    },
-    net::{Conn, random},
+    http::{Edits, Name, RequestHead, Value},
+    net::random,
     route::Action,
     serve::Worker,
     telemetry::ResponseFlags,
-    tls::Alpn,
-    upstream::{Connected, Endpoint, InFlight, Unreachable, pick},
+    upstream::{Endpoint, InFlight, pick},
 };
 
 /// Attempts for one request, the first included.
@@ -32,13 +22,13 @@ const ATTEMPTS: usize = 4;
 /// Pause before an endpoint is tried for the second time.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long a request waits for room to make a connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Why a request is sent again: the kept connection that it went out on was dead.
 const DEAD: &str = "dead_connection";
 
 /// Which kept connections may carry a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
+pub(super) enum Kept {
     /// All that seem alive: should one be dead after all, the request is sent again.
     Any,
     /// Those of which the kernel says so at this moment: the request can be sent once only.
@@ -48,25 +38,44 @@ enum Kept {
 }
 
 impl Kept {
-    fn of(head: &RequestHead) -> Self {
+    /// For the first attempt.
+    pub(super) fn of(head: &RequestHead) -> Self {
         if is_safe(head) { Self::Any } else { Self::Proven }
     }
+}
 
-    /// The first that will do.
-    fn take(self, next: impl Fn() -> Option<Connected>) -> Option<Connected> {
-        match self {
-            Self::Any => next(),
-            Self::Proven => std::iter::from_fn(next).find_map(|mut found| found.conn.is_quiet_now().then_some(found)),
-            Self::Never => None,
-        }
-    }
+/// Carries one request over a connection, in its protocol. The choice of where to, and whether once more, is made here for all of them.
+pub(super) trait Carrier {
+    /// The head of an answer and where the rest of it comes from.
+    type Answer;
+
+    /// Sends the request to an endpoint and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// [`Fault`]; also where the peer's proxy says that its application was not reached.
+    async fn send(
+        &mut self,
+        to: &Endpoint,
+        kept: Kept,
+        connect: Duration,
+        edits: &[&Edits],
+    ) -> Result<Self::Answer, Fault>;
+
+    /// True while all that has come of the request is still here, so that another attempt can send it.
+    fn is_still_here(&self) -> bool;
+
+    /// True when the end of the request has come.
+    fn is_whole(&self) -> bool;
+
+    /// Another attempt begins.
+    fn again(&mut self);
 }
 
 /// What came of a request.
 #[allow(clippy::large_enum_variant)] // one a request, moved once; a box would be an allocation on the hot path
-pub(super) enum Outcome {
+pub(super) enum Outcome<A> {
     /// An answer has begun.
-    Answered(Answered),
+    Answered(Answered<A>),
     /// The rules say that the proxy answers.
     Own {
         /// Status.
@@ -79,11 +88,9 @@ pub(super) enum Outcome {
 }
 
 /// An answer that has begun.
-pub(super) struct Answered {
-    /// The connection that it comes on.
-    pub upstream: Conn,
-    /// Its head.
-    pub head: ResponseHead,
+pub(super) struct Answered<A> {
+    /// Its head, and where the rest comes from.
+    pub answer: A,
     /// Changes to its headers, by the route and by the backend.
     pub edits: [Edits; 2],
     /// Where the connection goes when the answer is whole.
@@ -92,38 +99,32 @@ pub(super) struct Answered {
     pub _in_flight: Option<InFlight>,
 }
 
-/// Where a connection is kept.
-pub(super) enum Place {
-    /// With an endpoint's.
-    Endpoint(Endpoint),
-    /// With the application's.
-    App(SocketAddr),
+impl<A> Answered<A> {
+    /// The pod's own application has answered.
+    pub(super) fn by_app(answer: A, address: SocketAddr) -> Self {
+        Self { answer, edits: [Edits::new(), Edits::new()], place: Place::App(address), _in_flight: None }
+    }
 }
 
-impl Place {
-    /// Keeps the connection.
-    pub(super) fn give(&self, worker: &Worker, conn: Conn) {
-        let now = Instant::now();
-        match self {
-            Self::Endpoint(endpoint) => worker.pool.give(endpoint, conn, now),
-            Self::App(address) => worker.pool.give_app(*address, conn, now),
-        }
-    }
+/// Who has answered.
+pub(super) enum Place {
+    /// An endpoint.
+    Endpoint(Endpoint),
+    /// The application.
+    App(SocketAddr),
 }
 
 /// Sends a request where its destination's rules say.
 ///
 /// # Errors
 /// The fault of the last attempt.
-pub(super) async fn to_destination(
+pub(super) async fn to_destination<C: Carrier>(
     worker: &Worker,
-    caller: &mut Conn,
     entry: &Entry,
     head: &RequestHead,
-    body: &mut BodyPump,
-    out: &mut BytesMut,
+    carrier: &mut C,
     record: &mut Record,
-) -> Result<Outcome, Fault> {
+) -> Result<Outcome<C::Answer>, Fault> {
     let own = |status, flag, reason: String| Ok(Outcome::Own { status, flag, reason });
     let edits = own_edits(head, record);
     let answer = entry.answer().as_ref().clone();
@@ -167,7 +168,7 @@ pub(super) async fn to_destination(
     let edits = [&edits, route.request_edits(), target.request_edits()];
     let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
     let mut last: Option<Fault> = None;
-    let mut why = "connect";
+    let mut why = "";
     // Once a kept connection was dead, the others may be as well: the next one is new.
     let mut kept = Kept::of(head);
     for attempt in 0..ATTEMPTS {
@@ -190,17 +191,8 @@ pub(super) async fn to_destination(
         record.endpoint = Some(endpoint.clone());
         let in_flight = endpoint.state.enter();
         let sent = Instant::now();
-        let limit = info.connect_timeout;
-        let sending = send(worker, caller, entry.address, &endpoint, kept, limit, head, &edits, body, out);
-        let fault = match sending.await {
-            Ok((upstream, response)) if endpoint.mesh.is_some() && is_not_delivered(&response) => {
-                drop(upstream);
-                endpoint.state.unreachable(Instant::now());
-                why = "not_delivered";
-                let detail = format!("the application behind {} did not accept the request", endpoint.address);
-                Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) }
-            }
-            Ok((upstream, head)) => {
+        let fault = match carrier.send(&endpoint, kept, info.connect_timeout, &edits).await {
+            Ok(answer) => {
                 let latency = sent.elapsed();
                 endpoint.state.answered(latency);
                 record.first_byte = Some(latency);
@@ -208,20 +200,24 @@ pub(super) async fn to_destination(
                     tracing::debug!(endpoint = %endpoint.address, attempt, previous = previous.detail, "delivered by another attempt");
                 }
                 return Ok(Outcome::Answered(Answered {
-                    upstream,
-                    head,
+                    answer,
                     edits: [route.response_edits().clone(), target.response_edits().clone()],
                     place: Place::Endpoint(endpoint),
                     _in_flight: Some(in_flight),
                 }));
             }
-            Err(fault) => {
-                why = if fault.unsent { "connect" } else { DEAD };
-                fault
-            }
+            Err(fault) => fault,
         };
+        why = match (fault.not_delivered, fault.unsent) {
+            (true, _) => "not_delivered",
+            (false, true) => "connect",
+            (false, false) => DEAD,
+        };
+        if fault.not_delivered {
+            endpoint.state.unreachable(Instant::now());
+        }
         // Nothing may be sent twice, unless sending it twice does no harm, and all of it is still here.
-        let again = body.is_still_here() && (fault.unsent || fault.silent && is_safe(head) && body.is_whole());
+        let again = carrier.is_still_here() && (fault.unsent || fault.silent && is_safe(head) && carrier.is_whole());
         if fault.unsent {
             tried.push(endpoint.address);
         }
@@ -232,7 +228,7 @@ pub(super) async fn to_destination(
         if !again {
             break;
         }
-        body.again();
+        carrier.again();
     }
     let mut fault = last.unwrap_or_else(|| Fault::upstream(ResponseFlags::UH, 503, "no attempt was made"));
     if tried.len() > 1 {
@@ -242,139 +238,8 @@ pub(super) async fn to_destination(
     Err(fault)
 }
 
-/// Sends a request to the pod's own application.
-///
-/// # Errors
-/// The fault of the last attempt.
-pub(super) async fn to_app(
-    worker: &Worker,
-    caller: &mut Conn,
-    app: SocketAddr,
-    head: &RequestHead,
-    body: &mut BodyPump,
-    out: &mut BytesMut,
-    record: &mut Record,
-) -> Result<Answered, Fault> {
-    let edits = own_edits(head, record);
-    record.app = Some(app);
-    let edits = [&edits];
-    let sent = Instant::now();
-    let mut kept = Kept::of(head);
-    loop {
-        let pooled = kept.take(|| worker.pool.take_app(app, Instant::now()));
-        let Connected { conn, reused } = match pooled {
-            Some(connected) => connected,
-            None => match worker.connector.connect_app(app).await {
-                Ok(stream) => Connected { conn: Conn::new(crate::net::Io::Plain(stream)), reused: false },
-                Err(error) => return Err(unreachable(&error)),
-            },
-        };
-        match over(worker, caller, app, conn, reused, head, &edits, body, out).await {
-            Ok((upstream, head)) => {
-                record.first_byte = Some(sent.elapsed());
-                return Ok(Answered {
-                    upstream,
-                    head,
-                    edits: [Edits::new(), Edits::new()],
-                    place: Place::App(app),
-                    _in_flight: None,
-                });
-            }
-            Err(fault) if reused && fault.silent && is_safe(head) && body.is_whole() && body.is_still_here() => {
-                kept = Kept::Never;
-                body.again();
-            }
-            Err(fault) => return Err(fault),
-        }
-    }
-}
-
-/// Sends a request to an endpoint, over a kept connection or a new one.
-#[allow(clippy::too_many_arguments)] // the parts of one request; a struct would only rename them
-async fn send(
-    worker: &Worker,
-    caller: &mut Conn,
-    meant: SocketAddr,
-    endpoint: &Endpoint,
-    kept: Kept,
-    limit: Duration,
-    head: &RequestHead,
-    edits: &[&Edits],
-    body: &mut BodyPump,
-    out: &mut BytesMut,
-) -> Result<(Conn, ResponseHead), Fault> {
-    let Connected { conn, reused } = match kept.take(|| worker.pool.take(endpoint, Instant::now())) {
-        Some(connected) => connected,
-        None => Box::pin(connected(worker, endpoint, kept, limit)).await?,
-    };
-    over(worker, caller, meant, conn, reused, head, edits, body, out).await
-}
-
-/// A new connection to an endpoint, or a kept one that has become free meanwhile.
-async fn connected(worker: &Worker, endpoint: &Endpoint, kept: Kept, limit: Duration) -> Result<Connected, Fault> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(_room) = worker.pool.room(endpoint) {
-            return match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
-                Ok(conn) => {
-                    endpoint.state.reached();
-                    Ok(Connected { conn, reused: false })
-                }
-                Err(error) => {
-                    endpoint.state.unreachable(Instant::now());
-                    tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
-                    Err(unreachable(&error))
-                }
-            };
-        }
-        let waited = timeout_at(end, worker.pool.freed(endpoint)).await;
-        if let Some(connected) = kept.take(|| worker.pool.take(endpoint, Instant::now())) {
-            return Ok(connected);
-        }
-        // What the others have met would meet this one as well.
-        if waited.is_err() || endpoint.state.is_avoided(Instant::now()) {
-            let detail =
-                format!("no connection to {}: others are being made, and none has come free", endpoint.address);
-            return Err(Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) });
-        }
-    }
-}
-
-/// Sends a request over this connection and waits for the head of the answer. `meant` is the address that the caller called.
-#[allow(clippy::too_many_arguments)] // as above
-async fn over(
-    worker: &Worker,
-    caller: &mut Conn,
-    meant: SocketAddr,
-    mut conn: Conn,
-    reused: bool,
-    head: &RequestHead,
-    edits: &[&Edits],
-    body: &mut BodyPump,
-    out: &mut BytesMut,
-) -> Result<(Conn, ResponseHead), Fault> {
-    out.clear();
-    // An HTTP/1.0 client need not name a host; what goes out is HTTP/1.1, whose readers refuse a request without one.
-    let named = head.authority().is_empty().then(|| meant.to_string());
-    let authority = named.as_deref().map(str::as_bytes);
-    write_request(out, head, edits, &ForwardRequest { authority, ..ForwardRequest::unchanged(head) });
-    if let Err(error) = forward::write_first(&mut conn, out, caller, body).await {
-        let fault = Fault::upstream(ResponseFlags::UC, 503, format!("sending the request failed: {error}"));
-        return Err(Fault { silent: reused, ..fault });
-    }
-    body.first_written(caller);
-    match await_head(caller, &mut conn, body, head.asked(), &worker.limits).await {
-        Ok(response) => Ok((conn, response)),
-        Err(fault) => Err(Fault { silent: fault.silent && reused, ..fault }),
-    }
-}
-
-fn unreachable(error: &Unreachable) -> Fault {
-    Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, error.to_string()) }
-}
-
 /// Methods that change nothing (RFC 9110, section 9.2.1): sent again where a kept connection turned out to be dead.
-fn is_safe(head: &RequestHead) -> bool {
+pub(super) fn is_safe(head: &RequestHead) -> bool {
     matches!(head.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
 }
 

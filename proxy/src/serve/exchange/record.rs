@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Side;
 use crate::{
-    http::RequestHead,
+    http::{RequestHead, Version},
     serve::Worker,
     telemetry::{
         AccessEntry, Direction, HttpLabels, Peer, Protocol, ResponseFlags, RouteSeries, SecurityPolicy, Service,
@@ -47,6 +47,10 @@ pub(super) struct Record {
     pub route: Option<(Arc<str>, Arc<str>)>,
     /// Series of the route.
     pub route_series: Option<Arc<RouteSeries>>,
+    /// A gRPC call.
+    pub is_grpc: bool,
+    /// What the call was answered.
+    pub grpc_status: Option<u8>,
     /// The request id, where the request had none and got one.
     pub request_id: Option<bytes::Bytes>,
 }
@@ -69,6 +73,8 @@ impl Record {
             first_byte: None,
             route: None,
             route_series: None,
+            is_grpc: false,
+            grpc_status: None,
             request_id: None,
         }
     }
@@ -107,9 +113,9 @@ impl Record {
                 direction,
                 peer: other,
                 service,
-                protocol: Protocol::Http,
+                protocol: if self.is_grpc { Protocol::Grpc } else { Protocol::Http },
                 code: self.code,
-                grpc_status: None,
+                grpc_status: self.grpc_status,
                 flags: self.flags,
                 security,
             });
@@ -148,7 +154,11 @@ impl Record {
             direction,
             method: head.map(RequestHead::method),
             path: head.map(RequestHead::target),
-            protocol: "HTTP/1.1",
+            protocol: match head.map(RequestHead::version) {
+                Some(Version::Http2) => "HTTP/2",
+                Some(Version::Http10) => "HTTP/1.0",
+                Some(Version::Http11) | None => "HTTP/1.1",
+            },
             response_code: self.code,
             response_flags: self.flags,
             response_code_details: Some(if self.reason.is_some() { "direct_response" } else { "via_upstream" }),

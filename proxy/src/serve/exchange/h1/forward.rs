@@ -8,50 +8,28 @@ use super::body::{BodyError, BodyPump, Waits};
 use crate::{
     http::{Asked, Limits, ResponseHead, h1::ResponseDecoder},
     net::{Conn, Deadline},
+    serve::exchange::{STALL, fault::Fault},
     telemetry::ResponseFlags,
 };
 
-/// A caller that sends nothing of a body it has announced, or takes nothing of an answer, for this long is given up.
-pub(super) const STALL: Duration = Duration::from_secs(300);
 /// A caller that has ended its sending side may still wait for its answer, but not for ever.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 /// Bytes of further requests that are read while an answer is awaited; more of them wait in the kernel.
 const AHEAD: usize = 16 * 1024;
 
-/// Why an attempt failed.
-#[derive(Debug)]
-pub(super) struct Fault {
-    /// Flag for metrics and log.
-    pub flag: ResponseFlags,
-    /// Status for the caller; 0 if there is nobody to answer.
-    pub status: u16,
-    /// What happened.
-    pub detail: String,
-    /// Nothing of the request has had an effect: it was not sent, or the peer's proxy says that it was not delivered.
-    pub unsent: bool,
-    /// Not a byte of an answer had come.
-    pub silent: bool,
-}
-
-impl Fault {
-    /// A fault of the upstream after the request was sent.
-    pub(super) fn upstream(flag: ResponseFlags, status: u16, detail: impl Into<String>) -> Self {
-        Self { flag, status, detail: detail.into(), unsent: false, silent: false }
-    }
-
-    /// The caller is gone, or what it sends is no body.
-    pub(super) fn caller(error: BodyError) -> Self {
-        match error {
-            BodyError::Malformed(refused) => Self {
-                flag: ResponseFlags::DPE,
-                status: refused.status,
-                detail: refused.reason.to_owned(),
-                unsent: false,
-                silent: false,
-            },
-            BodyError::Truncated | BodyError::Read | BodyError::Write => {
-                Self::upstream(ResponseFlags::DC, 0, "the caller went away")
-            }
+/// The caller is gone, or what it sends is no body.
+pub(super) fn caller_fault(error: BodyError) -> Fault {
+    match error {
+        BodyError::Malformed(refused) => Fault {
+            flag: ResponseFlags::DPE,
+            status: refused.status,
+            detail: refused.reason.to_owned(),
+            unsent: false,
+            not_delivered: false,
+            silent: false,
+        },
+        BodyError::Truncated | BodyError::Read | BodyError::Write => {
+            Fault::upstream(ResponseFlags::DC, 0, "the caller went away")
         }
     }
 }
@@ -88,7 +66,7 @@ pub(super) async fn await_head(
                     sending = false;
                     deadline.clear();
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::caller(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(caller_fault(error))),
                 Poll::Pending if request.moved != before => deadline.set(STALL),
                 Poll::Pending => {}
             }
@@ -160,7 +138,7 @@ pub(super) async fn finish(
                 Poll::Pending => {}
                 // The upstream has answered and takes no more: that is its right.
                 Poll::Ready(Ok(()) | Err(BodyError::Write)) => sending = false,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault { status: 0, ..Fault::caller(error) })),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault { status: 0, ..caller_fault(error) })),
             }
         }
         let before = response.moved;

@@ -1,0 +1,231 @@
+//! One request over a connection of HTTP/2: one that carries others as well, or a new one.
+
+use std::{future::poll_fn, net::SocketAddr, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::request::Parts;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    flow::{Flow, FlowError},
+    reply::Reply,
+};
+use crate::{
+    http::{Edits, RequestHead, h2::forwarded},
+    net::{Conn, Deadline, Io},
+    serve::{
+        Worker,
+        exchange::{
+            STALL,
+            attempts::{Answered, Carrier, Kept, PATIENCE, is_safe, own_edits},
+            fault::Fault,
+            record::Record,
+        },
+    },
+    telemetry::ResponseFlags,
+    tls::Alpn,
+    upstream::{Endpoint, Key, Lease},
+};
+
+/// A request and the caller that it comes from.
+pub(super) struct H2<'a> {
+    pub worker: &'a Worker,
+    /// The address that the caller called.
+    pub meant: SocketAddr,
+    pub parts: &'a Parts,
+    pub head: &'a RequestHead,
+    pub request: &'a mut Flow,
+    pub reply: &'a mut Reply,
+}
+
+/// An answer that has begun.
+pub(super) struct Answer {
+    pub head: http::response::Parts,
+    pub body: RecvStream,
+    /// Where the rest of the request goes.
+    pub rest: SendStream<Bytes>,
+    pub _lease: Lease,
+}
+
+impl Carrier for H2<'_> {
+    type Answer = Answer;
+
+    async fn send(&mut self, to: &Endpoint, kept: Kept, connect: Duration, edits: &[&Edits]) -> Result<Answer, Fault> {
+        let lease = self.lease(Key::of(to), Some(to), kept, connect).await?;
+        self.over(lease, edits).await.map_err(|fault| Fault {
+            // A proxy of the mesh refuses a stream whose application it does not reach.
+            not_delivered: fault.not_delivered && to.mesh.is_some(),
+            ..fault
+        })
+    }
+
+    fn is_still_here(&self) -> bool {
+        self.request.is_still_here()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.request.is_whole()
+    }
+
+    fn again(&mut self) {
+        self.request.again();
+    }
+}
+
+impl H2<'_> {
+    /// Sends the request to the pod's own application.
+    ///
+    /// # Errors
+    /// The fault of the last attempt.
+    pub(super) async fn to_app(&mut self, record: &mut Record) -> Result<Answered<Answer>, Fault> {
+        let edits = own_edits(self.head, record);
+        let app = self.meant;
+        record.app = Some(app);
+        let sent = Instant::now();
+        let mut kept = Kept::of(self.head);
+        loop {
+            let lease = self.lease(Key::App(app), None, kept, Duration::ZERO).await?;
+            let reused = lease.reused;
+            match self.over(lease, &[&edits]).await {
+                Ok(answer) => {
+                    record.first_byte = Some(sent.elapsed());
+                    return Ok(Answered::by_app(answer, app));
+                }
+                // An application that ends its connections says so, and which requests it has not looked at.
+                Err(fault)
+                    if reused
+                        && self.request.is_still_here()
+                        && (fault.unsent || fault.silent && is_safe(self.head) && self.request.is_whole()) =>
+                {
+                    kept = Kept::Never;
+                    self.request.again();
+                }
+                // The application took the connection, and has perhaps begun: that is no reason to try it elsewhere.
+                Err(fault) => return Err(Fault { unsent: fault.unsent && !fault.not_delivered, ..fault }),
+            }
+        }
+    }
+
+    /// The right to send a request over a connection with room for it.
+    async fn lease(&self, key: Key, to: Option<&Endpoint>, kept: Kept, limit: Duration) -> Result<Lease, Fault> {
+        let pool = &self.worker.shared_pool;
+        if kept != Kept::Never
+            && let Some(lease) = pool.take(key)
+        {
+            return Ok(lease);
+        }
+        Box::pin(async {
+            let end = Instant::now() + PATIENCE;
+            loop {
+                if let Some(_room) = pool.room(key) {
+                    let conn = self.connect(key, to, limit).await?;
+                    return pool.begin(key, to, conn).await.map_err(|error| {
+                        let fault = Fault::upstream(ResponseFlags::UF, 503, format!("HTTP/2 did not begin: {error}"));
+                        Fault { unsent: true, ..fault }
+                    });
+                }
+                let waited = timeout_at(end, pool.freed(key)).await;
+                if let Some(lease) = pool.take(key) {
+                    return Ok(lease);
+                }
+                // What the others have met would meet this one as well.
+                if waited.is_err() || to.is_some_and(|to| to.state.is_avoided(Instant::now())) {
+                    return Err(Fault::no_room(to.map_or(self.meant, |to| to.address)));
+                }
+            }
+        })
+        .await
+    }
+
+    async fn connect(&self, _key: Key, to: Option<&Endpoint>, limit: Duration) -> Result<Conn, Fault> {
+        let connector = &self.worker.connector;
+        match to {
+            Some(to) => match connector.connect(to, Alpn::Http2, limit).await {
+                Ok(conn) => {
+                    to.state.reached();
+                    Ok(conn)
+                }
+                Err(error) => {
+                    to.state.unreachable(Instant::now());
+                    tracing::debug!(endpoint = %to.address, %error, "endpoint not reached");
+                    Err(Fault::unreachable(&error))
+                }
+            },
+            None => match connector.connect_app(self.meant).await {
+                Ok(stream) => Ok(Conn::new(Io::Plain(stream))),
+                Err(error) => Err(Fault::unreachable(&error)),
+            },
+        }
+    }
+
+    /// Sends the request over this connection and waits for the head of the answer.
+    async fn over(&mut self, mut lease: Lease, edits: &[&Edits]) -> Result<Answer, Fault> {
+        let Some(request) = forwarded(self.parts, self.head, edits) else {
+            return Err(Fault::own(400, ResponseFlags::DPE, "the request has no form in HTTP/2".into()));
+        };
+        let sent = lease.send.send_request(request, self.request.is_empty());
+        let (mut answer, mut rest) = match sent {
+            Ok(sent) => sent,
+            Err(error) => return Err(Fault { unsent: true, ..gone(&error, lease.reused) }),
+        };
+        let mut deadline = Deadline::default();
+        let mut sending = !self.request.is_done();
+        let mut moved = self.request.moved;
+        let head = poll_fn(|cx| {
+            if sending {
+                match self.request.poll(cx, &mut rest) {
+                    Poll::Ready(Ok(())) => sending = false,
+                    // The upstream takes no more: its answer may be here already.
+                    Poll::Ready(Err(FlowError::Receiver)) => sending = false,
+                    Poll::Ready(Err(FlowError::Sender(_))) => {
+                        return Poll::Ready(Err(Fault::upstream(ResponseFlags::DC, 0, "the caller ended its request")));
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+                self.reply.interim(interim);
+            }
+            if let Poll::Ready(head) = std::pin::Pin::new(&mut answer).poll(cx) {
+                return Poll::Ready(head.map_err(|error| gone(&error, lease.reused)));
+            }
+            if self.reply.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(Fault::upstream(ResponseFlags::DC, 0, "the caller took its request back")));
+            }
+            // A caller may send when it likes; an endpoint that has been sent a request takes it.
+            if sending && self.request.waits == super::flow::Waits::ForReceiver {
+                if deadline.is_clear() || self.request.moved != moved {
+                    deadline.set(STALL);
+                }
+                moved = self.request.moved;
+            } else {
+                deadline.clear();
+            }
+            deadline
+                .poll(cx)
+                .map(|()| Err(Fault::upstream(ResponseFlags::UT, 504, "the upstream stopped reading the request")))
+        })
+        .await?;
+        self.request.release();
+        let (head, body) = head.into_parts();
+        Ok(Answer { head, body, rest, _lease: lease })
+    }
+}
+
+/// What an error means for the request: whether the peer says that it has not looked at it.
+fn gone(error: &h2::Error, reused: bool) -> Fault {
+    // A stream that the peer refuses, or that comes after the last one that it takes (RFC 9113, 8.7).
+    if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
+        let fault = Fault::upstream(ResponseFlags::UF, 503, format!("the upstream did not take the request: {error}"));
+        return Fault { unsent: true, not_delivered: error.is_reset(), ..fault };
+    }
+    if error.is_reset() && error.is_remote() {
+        return Fault::upstream(ResponseFlags::UR, 503, format!("the upstream reset the stream: {error}"));
+    }
+    if error.is_reset() || error.is_go_away() {
+        return Fault::upstream(ResponseFlags::UPE, 502, format!("the upstream's answer is malformed: {error}"));
+    }
+    let fault = Fault::upstream(ResponseFlags::UC, 503, format!("the upstream's connection failed: {error}"));
+    Fault { silent: reused, ..fault }
+}
