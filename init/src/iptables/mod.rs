@@ -136,12 +136,16 @@ impl Iptables {
     /// Each table, of each family, is a transaction of its own: those before the failed one are in force already.
     fn roll_back(&self, error: Error) -> Error {
         for before in &self.now {
-            let back = self.programs.save(before.family).and_then(|saved| {
+            let saved = match self.programs.save(before.family) {
+                // A family whose interface can not even be read has nothing of ours.
+                Err(_) if before.is_empty() => continue,
+                saved => saved,
+            };
+            let back = saved.and_then(|saved| {
                 let text = transition(&parts::read(before.family, &saved), before);
                 if text.is_empty() { Ok(()) } else { self.programs.restore(before.family, &text) }
             });
-            // A family whose interface can not even be read has nothing of ours.
-            if let (Err(second), false) = (back, before.is_empty()) {
+            if let Err(second) = back {
                 return Error::NotRolledBack { first: Box::new(error), second: Box::new(second) };
             }
         }
