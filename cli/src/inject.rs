@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use serde_json::Value;
-use weir_webhook::{Redirect, Settings, inject_manifest_with_warnings};
+use weir_webhook::{Redirect, RedirectBackend, Settings, inject_manifest_with_warnings};
 
 use crate::{failure::Failure, out};
 
@@ -27,6 +27,12 @@ pub(crate) struct Arguments {
     /// Who redirects a pod's traffic: `cni` or `init`
     #[arg(long, default_value = "cni")]
     redirect: Redirect,
+    /// How the init container does: `nft`, `iptables` (the image must have its programs) or `auto`
+    #[arg(long, default_value = "nft")]
+    redirect_backend: RedirectBackend,
+    /// Addresses of the cluster's DNS, for pods with `weir.dev/block-udp`
+    #[arg(long, value_delimiter = ',')]
+    cluster_dns: Vec<std::net::IpAddr>,
     /// The control plane, HOST:PORT
     #[arg(long)]
     control: Option<String>,
@@ -44,6 +50,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         proxy_image: arguments.proxy_image.clone(),
         init_image: arguments.init_image.clone(),
         redirect: arguments.redirect,
+        redirect_backend: arguments.redirect_backend,
+        cluster_dns: arguments.cluster_dns.clone(),
         control: arguments.control.clone().unwrap_or(defaults.control.clone()),
         trust_domain: arguments.trust_domain.clone(),
         mesh_cidrs: arguments.mesh_cidrs.clone(),
