@@ -1,5 +1,7 @@
 //! The heads of requests and responses as routing, policy and telemetry see them, whichever codec read them.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::fields::{Fields, Span};
@@ -84,7 +86,7 @@ impl RequestHead {
         self.method.get(&self.fields.bytes)
     }
 
-    /// The request target as it was received; for logs only, never to decide or to forward.
+    /// The request target as it was received; never to decide or to forward.
     #[must_use]
     pub fn target(&self) -> &[u8] {
         self.target.get(&self.fields.bytes)
@@ -103,6 +105,24 @@ impl RequestHead {
     #[must_use]
     pub fn query(&self) -> Option<&[u8]> {
         self.query.map(|query| query.get(&self.fields.bytes))
+    }
+
+    /// Path and query as rules compare them and as they are forwarded, so that a log tells what was decided on. For `CONNECT` the
+    /// target. Allocates only where the received target is another text.
+    #[must_use]
+    pub fn path_and_query(&self) -> Cow<'_, [u8]> {
+        let (target, path, query) = (self.target(), self.path(), self.query());
+        let len = path.len().saturating_add(query.map_or(0, |query| query.len().saturating_add(1)));
+        if path.is_empty() || (target.len() == len && target.starts_with(path)) {
+            return Cow::Borrowed(target);
+        }
+        let mut out = Vec::with_capacity(len);
+        out.extend_from_slice(path);
+        if let Some(query) = query {
+            out.push(b'?');
+            out.extend_from_slice(query);
+        }
+        Cow::Owned(out)
     }
 
     /// `host[:port]` from an absolute target, else from the `Host` header. Empty only for an HTTP/1.0 request without one.

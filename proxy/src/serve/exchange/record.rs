@@ -149,11 +149,12 @@ impl Record {
             Side::Inbound { caller, app, .. } => (caller.identity(), *app),
             Side::Outbound { entry } => (self.endpoint.as_ref().and_then(|e| e.mesh.as_ref()), entry.address),
         };
+        let path = head.map(RequestHead::path_and_query);
         log.log(&AccessEntry {
             start_time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             direction,
             method: head.map(RequestHead::method),
-            path: head.map(RequestHead::target),
+            path: path.as_deref(),
             protocol: match head.map(RequestHead::version) {
                 Some(Version::Http2) => "HTTP/2",
                 Some(Version::Http10) => "HTTP/1.0",
