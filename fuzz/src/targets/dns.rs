@@ -27,7 +27,7 @@ pub(super) const DNS: Target = Target {
 fn dns(bytes: &[u8]) -> Shape {
     let Some(query) = parse(bytes) else { return Shape::of("no query") };
     assert!(query.name.len() <= 255 && !query.name.bytes().any(|byte| byte.is_ascii_uppercase()));
-    let addresses: Vec<Ipv4Addr> = (0..=255).map(|last| Ipv4Addr::new(198, 18, 0, last)).collect();
+    let addresses: Vec<_> = (0..=255).map(|last| Ipv4Addr::new(198, 18, 0, last).into()).collect();
     let mut shapes = Vec::new();
     for (some, limit) in [
         (None, MAX_UDP),
