@@ -184,7 +184,9 @@ fn keep_panics_quiet() {
                 return before(info);
             }
             let place = info.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
-            let text = info.payload_as_str().unwrap_or("panicked").to_owned();
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+            let text = text.unwrap_or("panicked").to_owned();
             SAID.with(|said| *said.borrow_mut() = Some(format!("{place}: {text}")));
         }));
     });

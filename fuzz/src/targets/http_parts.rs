@@ -200,8 +200,11 @@ fn split(bytes: &[u8]) -> Shape {
 
 const NAMES: [&str; 6] = ["x-a", "X-A", "x-b", "accept", "set-cookie", "x_a"];
 
+/// Received header lines, and lists of edits.
+type Made = (Vec<(String, Vec<u8>)>, Vec<Edits>);
+
 /// Some headers and some lists of edits, made of the bytes.
-fn made(bytes: &[u8]) -> arbitrary::Result<(Vec<(String, Vec<u8>)>, Vec<Edits>)> {
+fn made(bytes: &[u8]) -> arbitrary::Result<Made> {
     let mut source = Unstructured::new(bytes);
     let mut headers = Vec::new();
     for _ in 0..source.int_in_range(0..=5)? {
