@@ -93,7 +93,9 @@ impl H2App {
     /// `x-bytes`. The request's headers `x-status` and `x-fail: trailers-only` choose the end.
     pub fn echo(netns: &Netns, port: u16, name: &str) -> Self {
         let name = name.to_owned();
-        Self::new(netns, port, server::Builder::new(), move |request, respond| echo(name.clone(), request, respond))
+        // Its own connection must not be what is full.
+        let settings = server::Builder::new().initial_connection_window_size(64 << 20).clone();
+        Self::new(netns, port, settings, move |request, respond| echo(name.clone(), request, respond))
     }
 }
 

@@ -61,7 +61,7 @@ impl Mesh {
         });
         assert!(self.client.metric("weir_connections_refused_total", &[("reason", "destination_not_known_yet")]) > 0.9);
         for flow in World::between_pods(tap) {
-            assert_ne!(*flow.server.ip(), self.other.ip, "something was sent: {flow:?}");
+            assert_ne!(flow.server.ip(), self.other.ip, "something was sent: {flow:?}");
             assert_ne!(flow.verdict(), Verdict::Plaintext, "{flow:?}");
         }
         let outside = App::echo(&self.world.node, 8088, "outside");

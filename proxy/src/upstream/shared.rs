@@ -100,8 +100,9 @@ impl Line {
             && !matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
-    fn has_room(&self) -> bool {
-        self.state.streams.get() < self.send.current_max_send_streams().min(STREAMS)
+    /// True below this number of requests, or what the peer takes.
+    fn has_room(&self, most: usize) -> bool {
+        self.state.streams.get() < self.send.current_max_send_streams().min(most)
     }
 
     fn lease(&self, reused: bool) -> Lease {
@@ -117,7 +118,10 @@ impl SharedPool {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&key)?;
         list.lines.retain_mut(Line::is_alive);
-        let free = list.lines.iter().find(|line| line.has_room());
+        // What a new connection takes is not known before its peer has said so: as many as the others.
+        let takes = |line: &Line| line.send.current_max_send_streams();
+        let most = list.lines.iter().map(takes).min().unwrap_or(STREAMS).min(STREAMS);
+        let free = list.lines.iter().find(|line| line.has_room(most));
         let full = || list.lines.iter().min_by_key(|line| line.state.streams.get());
         let line = free.or_else(|| full().filter(|_| list.lines.len() >= CONNECTIONS))?;
         Some(line.lease(true))

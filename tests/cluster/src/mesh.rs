@@ -35,7 +35,8 @@ pub fn options() -> Result<Options> {
         Some(folder) => folder.into(),
         None => images()?,
     };
-    let images = ["webhook", "control-plane", "proxy", "cni", "init"].map(|image| folder.join(format!("weir-{image}.tar")));
+    let images =
+        ["webhook", "control-plane", "proxy", "cni", "init"].map(|image| folder.join(format!("weir-{image}.tar")));
     Ok(Options { images: images.into(), ..Options::default() })
 }
 

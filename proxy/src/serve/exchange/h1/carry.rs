@@ -91,7 +91,7 @@ impl H1<'_> {
     ///
     /// # Errors
     /// The fault of the last attempt.
-    pub(super) async fn to_app(&mut self, record: &mut Record) -> Result<Answered<(Conn, ResponseHead)>, Fault> {
+    pub(super) async fn ask_app(&mut self, record: &mut Record) -> Result<Answered<(Conn, ResponseHead)>, Fault> {
         let edits = own_edits(self.head, record);
         let (worker, app) = (self.worker, self.meant);
         record.app = Some(app);

@@ -176,7 +176,7 @@ async fn exchange(
             }
             Side::Inbound { app, .. } => {
                 let mut carrier = H1 { worker, caller: conn, meant: *app, head, body: &mut request, out };
-                carrier.to_app(record).await.map(Outcome::Answered)
+                carrier.ask_app(record).await.map(Outcome::Answered)
             }
         },
     };

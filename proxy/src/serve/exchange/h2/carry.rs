@@ -28,6 +28,9 @@ use crate::{
     upstream::{Endpoint, Key, Lease},
 };
 
+/// Connections to the application for one request.
+const ATTEMPTS: usize = 3;
+
 /// A request and the caller that it comes from.
 pub(super) struct H2<'a> {
     pub worker: &'a Worker,
@@ -78,33 +81,35 @@ impl H2<'_> {
     ///
     /// # Errors
     /// The fault of the last attempt.
-    pub(super) async fn to_app(&mut self, record: &mut Record) -> Result<Answered<Answer>, Fault> {
+    pub(super) async fn ask_app(&mut self, record: &mut Record) -> Result<Answered<Answer>, Fault> {
         let edits = own_edits(self.head, record);
         let app = self.meant;
         record.app = Some(app);
         let sent = Instant::now();
         let mut kept = Kept::of(self.head);
-        loop {
+        for _ in 0..ATTEMPTS {
             let lease = self.lease(Key::App(app), None, kept, Duration::ZERO).await?;
-            let reused = lease.reused;
             match self.over(lease, &[&edits]).await {
                 Ok(answer) => {
                     record.first_byte = Some(sent.elapsed());
                     return Ok(Answered::by_app(answer, app));
                 }
-                // An application that ends its connections says so, and which requests it has not looked at.
+                // An application that ends its connections says so, and which requests it has not looked at. What it refuses is for the
+                // caller's proxy to try elsewhere.
                 Err(fault)
-                    if reused
-                        && self.request.is_still_here()
-                        && (fault.unsent || fault.silent && is_safe(self.head) && self.request.is_whole()) =>
+                    if self.request.is_still_here()
+                        && (fault.unsent && !fault.not_delivered
+                            || fault.silent && is_safe(self.head) && self.request.is_whole()) =>
                 {
                     kept = Kept::Never;
                     self.request.again();
                 }
-                // The application took the connection, and has perhaps begun: that is no reason to try it elsewhere.
-                Err(fault) => return Err(Fault { unsent: fault.unsent && !fault.not_delivered, ..fault }),
+                Err(fault) => return Err(fault),
             }
         }
+        let detail =
+            format!("the application behind {app} ended {ATTEMPTS} connections before it looked at the request");
+        Err(Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) })
     }
 
     /// The right to send a request over a connection with room for it.
@@ -119,7 +124,7 @@ impl H2<'_> {
             let end = Instant::now() + PATIENCE;
             loop {
                 if let Some(_room) = pool.room(key) {
-                    let conn = self.connect(key, to, limit).await?;
+                    let conn = self.connect(to, limit).await?;
                     return pool.begin(key, to, conn).await.map_err(|error| {
                         let fault = Fault::upstream(ResponseFlags::UF, 503, format!("HTTP/2 did not begin: {error}"));
                         Fault { unsent: true, ..fault }
@@ -138,7 +143,7 @@ impl H2<'_> {
         .await
     }
 
-    async fn connect(&self, _key: Key, to: Option<&Endpoint>, limit: Duration) -> Result<Conn, Fault> {
+    async fn connect(&self, to: Option<&Endpoint>, limit: Duration) -> Result<Conn, Fault> {
         let connector = &self.worker.connector;
         match to {
             Some(to) => match connector.connect(to, Alpn::Http2, limit).await {

@@ -125,7 +125,7 @@ async fn exchange(
         }
         Side::Inbound { app, .. } => {
             let mut carrier = H2 { worker, meant: *app, parts, head, request, reply };
-            carrier.to_app(record).await.map(Outcome::Answered)
+            carrier.ask_app(record).await.map(Outcome::Answered)
         }
     };
     match outcome {
