@@ -1,6 +1,13 @@
 //! The image `weir.dev/echo`: an HTTP server that answers with what it got.
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::Args;
@@ -17,6 +24,8 @@ use tokio::{
 
 use crate::failure::Failure;
 
+/// Where it listens, for all that reach it by either family.
+const PORT: u16 = 8080;
 /// Largest body that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// Longest pause that a request can ask for.
@@ -24,9 +33,9 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Where to listen
-    #[arg(long, default_value = "0.0.0.0:8080")]
-    listen: SocketAddr,
+    /// Where to listen; port 8080 of all addresses where nothing is said
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// Sent as `x-version` with every answer
     #[arg(long, default_value = "")]
     version: String,
@@ -39,14 +48,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 async fn serve(arguments: &Arguments) -> std::io::Result<()> {
-    let listener = TcpListener::bind(arguments.listen).await?;
+    let listener = listen(arguments.listen).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let version: Arc<str> = arguments.version.as_str().into();
-    say!("listening on {}", arguments.listen);
+    say!("listening on {}", listener.local_addr()?);
     loop {
-        let stream = tokio::select! {
+        let (stream, caller) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 // Out of file descriptors, most likely: connections must end first.
                 Err(_) => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -57,15 +66,30 @@ async fn serve(arguments: &Arguments) -> std::io::Result<()> {
         };
         let version = version.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, version.clone()));
+            let service = service_fn(move |request| answer(request, version.clone(), caller.ip()));
             // A client that breaks off is no news.
             let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
+async fn listen(given: Option<SocketAddr>) -> std::io::Result<TcpListener> {
+    match given {
+        Some(address) => TcpListener::bind(address).await,
+        // A kernel without IPv6 has the other only.
+        None => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await,
+        },
+    }
+}
+
 /// Path `/status/CODE` answers with that code, `/delay/MS` after that time.
-async fn answer(request: Request<Incoming>, version: Arc<str>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    version: Arc<str>,
+    caller: IpAddr,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let mut status = StatusCode::OK;
@@ -85,6 +109,7 @@ async fn answer(request: Request<Incoming>, version: Arc<str>) -> Result<Respons
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let said = serde_json::json!({
         "pod": pod,
+        "from": caller.to_canonical(),
         "version": &*version,
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map(ToString::to_string),

@@ -108,6 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         manifests: arguments.example.clone(),
         bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
         mesh: true,
+        ipv4_only: false,
         limit: START,
         copy: true,
     };

@@ -180,7 +180,7 @@ fn hops(demo: &mut Demo, flows: &[(String, Vec<FlowReport>)]) -> Step {
     }
     let tls_to = |link: &str, address| {
         let of_link = flows.iter().filter(|(pod, _)| pod.starts_with(link)).flat_map(|(_, flows)| flows);
-        let mut there = of_link.filter(|flow| *flow.server.ip() == address && APP_PORTS.contains(&flow.server.port()));
+        let mut there = of_link.filter(|flow| flow.server.ip() == address && APP_PORTS.contains(&flow.server.port()));
         there.any(|flow| flow.verdict() == Verdict::Tls)
     };
     let without: Vec<&str> = servers

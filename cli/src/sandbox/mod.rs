@@ -102,6 +102,9 @@ pub(crate) struct UpArguments {
     /// Run the pods alone, without control plane, webhook and redirect
     #[arg(long)]
     without_mesh: bool,
+    /// Give pods and Services no addresses of IPv6
+    #[arg(long)]
+    ipv4_only: bool,
     /// Longest time until all pods are ready, in seconds
     #[arg(long, default_value_t = 60)]
     timeout: u64,
@@ -118,6 +121,8 @@ pub(crate) struct ServeArguments {
     bin_dir: PathBuf,
     #[arg(long)]
     without_mesh: bool,
+    #[arg(long)]
+    ipv4_only: bool,
     #[arg(long)]
     user_namespace: bool,
 }
@@ -154,6 +159,7 @@ fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
         manifests: arguments.manifests.clone(),
         bin_dir: bin_dir(arguments.bin_dir.as_ref())?,
         mesh: !arguments.without_mesh,
+        ipv4_only: arguments.ipv4_only,
         limit: Duration::from_secs(arguments.timeout),
         copy: false,
     };
@@ -238,6 +244,7 @@ fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
         manifests: arguments.manifests.clone(),
         bin_dir: arguments.bin_dir.clone(),
         mesh: !arguments.without_mesh,
+        ipv6: !arguments.ipv4_only,
     })
 }
 

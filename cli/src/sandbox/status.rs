@@ -30,7 +30,7 @@ fn print(status: &Status, all_events: bool) {
         let (namespace, name) = name.split_once('/').unwrap_or_default();
         let (ready, all) = containers(pod);
         let restarts: u32 = pod.status.containers.iter().map(|container| container.restarts).sum();
-        let address = pod.status.address.map_or_else(String::new, |address| address.to_string());
+        let addresses: Vec<String> = pod.status.addresses().iter().map(ToString::to_string).collect();
         let mesh = pod.status.containers.iter().any(|container| container.name == weir_mesh::names::PROXY_CONTAINER);
         rows.push(row(&[
             namespace,
@@ -38,7 +38,7 @@ fn print(status: &Status, all_events: bool) {
             &format!("{ready}/{all}"),
             &phase(pod),
             &restarts.to_string(),
-            &address,
+            &addresses.join(","),
             if mesh { "yes" } else { "no" },
         ]));
     }

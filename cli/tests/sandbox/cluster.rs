@@ -103,7 +103,7 @@ fn from_up_to_down() {
     assert_eq!(output.status.code(), Some(7));
     assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
     let logs = sandbox.run("logs", &["a/deploy/echo"]);
-    assert_eq!(logs.stdout, b"listening on 0.0.0.0:8080\n");
+    assert_eq!(logs.stdout, b"listening on [::]:8080\n");
     let output = sandbox.exec("nobody", &["true"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no pod nobody; there are a/client"));
 

@@ -5,6 +5,7 @@
 mod bad;
 mod cluster;
 mod demo;
+mod dual;
 mod faults;
 mod mesh;
 mod pipes;

@@ -67,6 +67,9 @@ fn a_whole_mesh_of_an_ordinary_user() {
     assert_eq!(proxies, 5, "{processes:?}");
 
     let client = "shop/deploy/client";
+    // Both families.
+    let said = sandbox.says(client, &["ip", "-6", "address", "show", "dev", "eth0"]);
+    assert!(said.contains("inet6 fd00:198:18::"), "{said}");
     let load = ["/.weir/weir", "sandbox-load", "http://catalog/", "--requests", "200", "--fresh"];
     let report: serde_json::Value = serde_json::from_str(&sandbox.says(client, &load)).unwrap();
     assert_eq!((&report["failures"], &report["tally"]), (&0.into(), &serde_json::json!({"v1": 180, "v2": 20})));

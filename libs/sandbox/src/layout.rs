@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -26,8 +26,23 @@ pub const SERVICE_CIDR: &str = "198.19.0.0/16";
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// Service address of the cluster DNS.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 10);
+/// Pod addresses of IPv6.
+pub const POD_CIDR_V6: &str = "fd00:198:18::/112";
+/// Service addresses of IPv6.
+pub const SERVICE_CIDR_V6: &str = "fd00:198:19::/112";
+/// The node's own address of IPv6.
+pub const NODE_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x198, 0x18, 0, 0, 0, 0, 1);
+/// Service address of IPv6 of the cluster DNS.
+pub const DNS_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x198, 0x19, 0, 0, 0, 0, 10);
 /// Domain of the cluster.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// The node's addresses.
+pub fn node_addresses(ipv6: bool) -> Vec<IpAddr> {
+    let mut addresses = vec![NODE_ADDRESS.into()];
+    addresses.extend(ipv6.then_some(IpAddr::from(NODE_ADDRESS_V6)));
+    addresses
+}
 
 /// Why a name is not a sandbox's.
 #[derive(Debug, thiserror::Error)]

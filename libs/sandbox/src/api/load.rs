@@ -9,6 +9,8 @@ use std::{
 use serde_json::Value;
 use weir_config::{Manifest, Object, Problem};
 
+use super::families;
+
 /// Why a folder of manifests is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -42,7 +44,7 @@ pub type Objects = BTreeMap<Key, Manifest>;
 ///
 /// # Errors
 /// [`LoadError`], with every problem at once.
-pub fn load(path: &Path) -> Result<Objects, LoadError> {
+pub fn load(path: &Path, ipv6: bool) -> Result<Objects, LoadError> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| LoadError::Io { path, source }
@@ -77,18 +79,23 @@ pub fn load(path: &Path) -> Result<Objects, LoadError> {
     if problems.is_empty() {
         problems.extend(weir_config::validate(&manifests));
     }
-    problems.extend(manifests.iter().filter_map(refused));
+    problems.extend(manifests.iter().filter_map(|manifest| refused(manifest, ipv6)));
     if !problems.is_empty() {
         return Err(LoadError::Problems(problems));
     }
     Ok(manifests.into_iter().map(|manifest| (key(&manifest.object), manifest)).collect())
 }
 
-/// Kinds that the mesh reads but the sandbox does not run: better said than ignored.
-fn refused(manifest: &Manifest) -> Option<Problem> {
+/// Kinds that the mesh reads but the sandbox does not run, and Services that its API server would refuse: better said than ignored.
+fn refused(manifest: &Manifest, ipv6: bool) -> Option<Problem> {
     let reason = match &manifest.object {
         Object::StatefulSet(_) => "is not run by the sandbox: use a Deployment or a Pod",
         Object::Node(_) => "is not run by the sandbox, which is one node",
+        Object::Service(service) => {
+            let spec = service.spec.clone().unwrap_or_default();
+            let (field, reason) = families::of(&spec, ipv6).err()?;
+            return Some(manifest.problem(weir_config::FieldPath::of("spec").key(field), &reason));
+        }
         Object::EndpointSlice(_) => "is made by the sandbox itself, from the Services and the ready pods",
         _ => return None,
     };

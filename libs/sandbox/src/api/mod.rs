@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod defaults;
 pub mod deployments;
+pub mod families;
 pub mod load;
 pub mod selector;
 pub mod services;

@@ -1,6 +1,9 @@
 //! Services: addresses that stay, endpoints from ready pods, and the two forms others need (EndpointSlice, translation rules).
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort as Port},
@@ -8,55 +11,60 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::selector::{Labels, selects};
+use super::{
+    families::Family,
+    selector::{Labels, selects},
+};
 use crate::{
-    layout::DNS_ADDRESS,
     net::services::{Protocol, ServicePort},
     pod::{Pod, PodStatus, state::Phase},
 };
 
-/// First and last number of the addresses that are given out, within the Service range.
-const FIRST: u32 = 0x0000_0100;
-const LAST: u32 = 0x0000_fffe;
-/// The Service range's network.
+/// First and last number of the addresses that are given out, within the Service ranges.
+const FIRST: u16 = 0x0100;
+const LAST: u16 = 0xfffe;
+/// The Service ranges' networks.
 const NETWORK: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+const NETWORK_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x198, 0x19, 0, 0, 0, 0, 0);
 
-/// Addresses of Services: once given, kept for the life of the sandbox, over edits and removal.
+/// Addresses of Services: once given, kept for the life of the sandbox, over edits and removal. A Service has the same number in
+/// both families.
 #[derive(Debug, Default)]
 pub struct Addresses {
-    given: BTreeMap<(String, String), Ipv4Addr>,
-    next: u32,
+    given: BTreeMap<(String, String), u16>,
+    named: BTreeMap<(String, String, Family), IpAddr>,
+    next: u16,
 }
 
 impl Addresses {
-    /// The address of a Service.
-    pub fn of(&mut self, namespace: &str, name: &str) -> Ipv4Addr {
-        let key = (namespace.to_owned(), name.to_owned());
-        if let Some(address) = self.given.get(&key) {
+    /// The address of a Service in a family.
+    pub fn of(&mut self, namespace: &str, name: &str, family: Family) -> IpAddr {
+        if let Some(address) = self.named.get(&(namespace.to_owned(), name.to_owned(), family)) {
             return *address;
         }
-        if (namespace, name) == ("kube-system", "kube-dns") {
-            return DNS_ADDRESS;
+        let number = *self.given.entry((namespace.to_owned(), name.to_owned())).or_insert_with(|| {
+            // More than 65,000 Services share addresses from the start again; nobody runs that on one machine.
+            let number = FIRST + self.next % (LAST - FIRST);
+            self.next = self.next.wrapping_add(1);
+            number
+        });
+        match family {
+            Family::V4 => Ipv4Addr::from(u32::from(NETWORK) | u32::from(number)).into(),
+            Family::V6 => Ipv6Addr::from(u128::from(NETWORK_V6) | u128::from(number)).into(),
         }
-        // More than 65,000 Services share addresses from the start again; nobody runs that on one machine.
-        let number = FIRST + self.next % (LAST - FIRST);
-        self.next = self.next.wrapping_add(1);
-        let address = Ipv4Addr::from(u32::from(NETWORK) | number);
-        self.given.insert(key, address);
-        address
     }
 
     /// Takes an address that the manifest names.
-    pub fn keep(&mut self, namespace: &str, name: &str, address: Ipv4Addr) {
-        self.given.insert((namespace.to_owned(), name.to_owned()), address);
+    pub fn keep(&mut self, namespace: &str, name: &str, address: IpAddr) {
+        self.named.insert((namespace.to_owned(), name.to_owned(), Family::of(address)), address);
     }
 }
 
 /// One pod behind a Service.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    /// Address.
-    pub address: Ipv4Addr,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
     /// Pod name.
     pub pod: String,
     /// Pod uid.
@@ -69,6 +77,13 @@ pub struct Backend {
     pub terminating: bool,
     /// Container ports by name.
     pub ports: BTreeMap<String, u16>,
+}
+
+impl Backend {
+    /// Its address in a family.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
 }
 
 /// What the endpoints of a Service need to know of a pod.
@@ -85,7 +100,10 @@ impl Candidate {
     /// A pod that has an address and is not over.
     pub fn of(pod: &Pod, status: &PodStatus) -> Option<Self> {
         let over = matches!(status.phase, Phase::Succeeded | Phase::Failed | Phase::Gone);
-        let address = status.address.filter(|_| !over)?;
+        let addresses = status.addresses();
+        if over || addresses.is_empty() {
+            return None;
+        }
         let object = pod.object();
         let mut ports = BTreeMap::new();
         for list in ["/spec/initContainers", "/spec/containers"] {
@@ -102,7 +120,7 @@ impl Candidate {
             namespace: pod.namespace.clone(),
             labels: pod.labels(),
             backend: Backend {
-                address,
+                addresses,
                 pod: pod.name.clone(),
                 uid: pod.uid.clone(),
                 ready: status.ready && !status.terminating,
@@ -122,7 +140,7 @@ pub fn backends(namespace: &str, service: &Service, candidates: &[Candidate]) ->
         .filter(|candidate| candidate.namespace == namespace && selects(selector, &candidate.labels))
         .map(|candidate| candidate.backend.clone())
         .collect();
-    backends.sort_by_key(|backend| backend.address);
+    backends.sort_by(|a, b| a.addresses.cmp(&b.addresses));
     backends
 }
 
@@ -147,7 +165,7 @@ fn protocol(port: &Port) -> Option<Protocol> {
 }
 
 /// Translation rules of a Service. Where nobody is ready, pods that still serve on their way down are used, as kube-proxy does.
-pub fn rules(service: &Service, address: Ipv4Addr, backends: &[Backend]) -> Vec<ServicePort> {
+pub fn rules(service: &Service, address: IpAddr, backends: &[Backend]) -> Vec<ServicePort> {
     let any_ready = backends.iter().any(|backend| backend.ready);
     let usable = |backend: &&Backend| if any_ready { backend.ready } else { backend.serving && backend.terminating };
     ports(service)
@@ -159,15 +177,15 @@ pub fn rules(service: &Service, address: Ipv4Addr, backends: &[Backend]) -> Vec<
                 endpoints: backends
                     .iter()
                     .filter(usable)
-                    .filter_map(|backend| Some((backend.address, target(port, backend)?)))
+                    .filter_map(|backend| Some((backend.address(Family::of(address))?, target(port, backend)?)))
                     .collect(),
             })
         })
         .collect()
 }
 
-/// EndpointSlices of a Service: one for each set of target port numbers, as the controller makes them.
-pub fn slices(namespace: &str, name: &str, service: &Service, backends: &[Backend]) -> Vec<Value> {
+/// EndpointSlices of a Service in a family: one for each set of target port numbers, as the controller makes them.
+pub fn slices(namespace: &str, name: &str, service: &Service, backends: &[Backend], family: Family) -> Vec<Value> {
     let mut groups: BTreeMap<Vec<Option<u16>>, Vec<&Backend>> = BTreeMap::new();
     for backend in backends {
         let numbers = ports(service).map(|port| target(port, backend)).collect();
@@ -194,15 +212,16 @@ pub fn slices(namespace: &str, name: &str, service: &Service, backends: &[Backen
                     Some(slice_port)
                 })
                 .collect();
-            let endpoints: Vec<Value> = backends.iter().map(|backend| endpoint(namespace, backend)).collect();
-            slice(namespace, name, i, &endpoints, &ports)
+            let endpoints: Vec<Value> =
+                backends.iter().filter_map(|backend| endpoint(namespace, backend, family)).collect();
+            slice(namespace, name, family, i, &endpoints, &ports)
         })
         .collect()
 }
 
-fn endpoint(namespace: &str, backend: &Backend) -> Value {
-    json!({
-        "addresses": [backend.address],
+fn endpoint(namespace: &str, backend: &Backend, family: Family) -> Option<Value> {
+    Some(json!({
+        "addresses": [backend.address(family)?],
         "conditions": {
             "ready": backend.ready,
             "serving": backend.serving,
@@ -210,23 +229,28 @@ fn endpoint(namespace: &str, backend: &Backend) -> Value {
         },
         "nodeName": "weir-sandbox",
         "targetRef": {"kind": "Pod", "namespace": namespace, "name": backend.pod, "uid": backend.uid},
-    })
+    }))
 }
 
 /// An EndpointSlice with its usual labels.
-pub fn slice(namespace: &str, service: &str, number: usize, endpoints: &[Value], ports: &[Value]) -> Value {
+fn slice(namespace: &str, service: &str, family: Family, number: usize, endpoints: &[Value], ports: &[Value]) -> Value {
+    // No Service has a dot in its name: the names of two families can not meet.
+    let name = match family {
+        Family::V4 => format!("{service}-{number}"),
+        Family::V6 => format!("{service}.ipv6-{number}"),
+    };
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": format!("{service}-{number}"),
+            "name": name,
             "namespace": namespace,
             "labels": {
                 "kubernetes.io/service-name": service,
                 "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
             },
         },
-        "addressType": "IPv4",
+        "addressType": family.as_str(),
         "endpoints": endpoints,
         "ports": ports,
     })
@@ -235,6 +259,7 @@ pub fn slice(namespace: &str, service: &str, number: usize, endpoints: &[Value],
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::DNS_ADDRESS_V6;
 
     fn service() -> Service {
         serde_json::from_value(json!({"spec": {
@@ -249,7 +274,7 @@ mod tests {
             namespace: "n".into(),
             labels: Labels::from([("app".to_owned(), "a".to_owned())]),
             backend: Backend {
-                address: Ipv4Addr::new(198, 18, 0, last),
+                addresses: vec![IpAddr::from([198, 18, 0, last]), format!("fd00:198:18::{last}").parse().unwrap()],
                 pod: format!("p{last}"),
                 uid: "u".into(),
                 ready: ready && !terminating,
@@ -263,10 +288,14 @@ mod tests {
     #[test]
     fn addresses_stay_and_differ() {
         let mut addresses = Addresses::default();
-        let first = addresses.of("n", "a");
-        assert_ne!(first, addresses.of("n", "b"));
-        assert_eq!(first, addresses.of("n", "a"));
-        assert_eq!(addresses.of("kube-system", "kube-dns"), DNS_ADDRESS);
+        let first = addresses.of("n", "a", Family::V4);
+        assert_ne!(first, addresses.of("n", "b", Family::V4));
+        assert_eq!(first, addresses.of("n", "a", Family::V4));
+        assert_eq!(first.to_string(), "198.19.1.0");
+        assert_eq!(addresses.of("n", "a", Family::V6).to_string(), "fd00:198:19::100");
+        addresses.keep("n", "a", DNS_ADDRESS_V6.into());
+        assert_eq!(addresses.of("n", "a", Family::V6), DNS_ADDRESS_V6);
+        assert_eq!(addresses.of("n", "a", Family::V4), first);
     }
 
     #[test]
@@ -275,10 +304,10 @@ mod tests {
         let rules = |candidates: &[Candidate]| {
             let service = service();
             let backends = backends("n", &service, candidates);
-            rules(&service, Ipv4Addr::new(198, 19, 0, 1), &backends).remove(0).endpoints
+            rules(&service, IpAddr::from([198, 19, 0, 1]), &backends).remove(0).endpoints
         };
-        assert_eq!(rules(&all), [(Ipv4Addr::new(198, 18, 0, 2), 8080)]);
-        assert_eq!(rules(all.get(1..).unwrap()), [(Ipv4Addr::new(198, 18, 0, 4), 8080)]);
+        assert_eq!(rules(&all), [(IpAddr::from([198, 18, 0, 2]), 8080)]);
+        assert_eq!(rules(all.get(1..).unwrap()), [(IpAddr::from([198, 18, 0, 4]), 8080)]);
         assert_eq!(rules(all.get(1..2).unwrap()), []);
     }
 
@@ -286,7 +315,13 @@ mod tests {
     fn pods_with_other_port_numbers_get_a_slice_of_their_own() {
         let service = service();
         let all = [candidate(2, true, false, 8080), candidate(3, true, false, 9090)];
-        let slices = slices("n", "s", &service, &backends("n", &service, &all));
+        let backends = backends("n", &service, &all);
+        let v6 = &slices("n", "s", &service, &backends, Family::V6)[0];
+        assert_eq!(
+            (&v6["addressType"], &v6["endpoints"][0]["addresses"][0]),
+            (&json!("IPv6"), &json!("fd00:198:18::2"))
+        );
+        let slices = slices("n", "s", &service, &backends, Family::V4);
         assert_eq!(slices.len(), 2);
         assert_eq!(slices[1]["ports"][0]["port"], 9090);
         assert_eq!(slices[0]["endpoints"][0]["conditions"]["ready"], true);

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use crate::layout::{Layout, POD_CIDR, write_atomic};
+use crate::layout::{Layout, POD_CIDR, POD_CIDR_V6, write_atomic};
 
 /// Version of the CNI specification that the chain speaks.
 const VERSION: &str = "1.0.0";
@@ -70,6 +70,8 @@ pub struct PodNetwork<'a> {
 pub struct Attached {
     /// The pod's address.
     pub address: Ipv4Addr,
+    /// Its address of IPv6, where there is IPv6.
+    pub address_v6: Option<Ipv6Addr>,
     /// Node side of the pod's link.
     pub host_interface: String,
     /// What each plugin took and said.
@@ -94,25 +96,32 @@ pub struct Chain {
     state: PathBuf,
     /// Whether `weir-cni` is part of the chain.
     mesh: bool,
+    ipv6: bool,
 }
 
 impl Chain {
     /// The chain with the plugins found in `bin_dir` and the system's folders.
-    pub fn new(layout: &Layout, bin_dir: &Path, mesh: bool) -> Self {
+    pub fn new(layout: &Layout, bin_dir: &Path, mesh: bool, ipv6: bool) -> Self {
         let mut folders = vec![bin_dir.to_path_buf()];
         folders.extend(PLUGIN_FOLDERS.iter().map(PathBuf::from));
-        Self { folders, state: layout.cni(), mesh }
+        Self { folders, state: layout.cni(), mesh, ipv6 }
     }
 
     fn plugins(&self) -> Vec<Value> {
+        let mut ranges = vec![json!([{"subnet": POD_CIDR}])];
+        let mut routes = vec![json!({"dst": "0.0.0.0/0"})];
+        if self.ipv6 {
+            ranges.push(json!([{"subnet": POD_CIDR_V6}]));
+            routes.push(json!({"dst": "::/0"}));
+        }
         let ptp = json!({
             "type": "ptp",
             "ipMasq": false,
             "ipam": {
                 "type": "host-local",
-                "subnet": POD_CIDR,
+                "ranges": ranges,
                 "dataDir": self.state.join("leases"),
-                "routes": [{"dst": "0.0.0.0/0"}],
+                "routes": routes,
             },
         });
         let mut plugins = vec![ptp];
@@ -151,11 +160,11 @@ impl Chain {
         let cached = json!({"result": result, "annotations": pod.annotations});
         write_atomic(&self.cache(pod.uid), cached.to_string().as_bytes())
             .map_err(|source| CniError::Io { plugin: "cache".into(), source })?;
-        let address = result
-            .pointer("/ips/0/address")
-            .and_then(Value::as_str)
-            .and_then(|text| text.split('/').next()?.parse().ok())
-            .ok_or(CniError::Incomplete("IPv4 address"))?;
+        let (address, address_v6) = addresses(&result);
+        let address = address.ok_or(CniError::Incomplete("IPv4 address"))?;
+        if self.ipv6 && address_v6.is_none() {
+            return Err(CniError::Incomplete("IPv6 address"));
+        }
         let host_interface = result
             .get("interfaces")
             .and_then(Value::as_array)
@@ -165,7 +174,7 @@ impl Chain {
             .and_then(|interface| interface.get("name")?.as_str())
             .ok_or(CniError::Incomplete("interface on the node"))?
             .to_owned();
-        Ok(Attached { address, host_interface, calls })
+        Ok(Attached { address, address_v6, host_interface, calls })
     }
 
     /// Detaches a pod: `DEL` of every plugin, last first, with the cached result. Every plugin is called, whatever one says.
@@ -260,4 +269,18 @@ impl Chain {
         };
         Err(CniError::Refused { plugin: name, command, message })
     }
+}
+
+/// The first address of each family in a result.
+fn addresses(result: &Value) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let (mut v4, mut v6) = (None, None);
+    for ip in result.get("ips").and_then(Value::as_array).into_iter().flatten() {
+        let text = ip.get("address").and_then(Value::as_str).unwrap_or_default();
+        match text.split('/').next().unwrap_or_default().parse() {
+            Ok(IpAddr::V4(address)) => v4 = v4.or(Some(address)),
+            Ok(IpAddr::V6(address)) => v6 = v6.or(Some(address)),
+            Err(_) => {}
+        }
+    }
+    (v4, v6)
 }

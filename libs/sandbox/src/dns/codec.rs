@@ -1,6 +1,6 @@
 //! The part of the DNS wire format (RFC 1035) that a name server without delegation needs: one question in, addresses out.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Largest answer over UDP, in bytes; a longer one is cut and asked again over TCP.
 pub const MAX_UDP: usize = 512;
@@ -9,6 +9,7 @@ const TTL: u32 = 5;
 const HEADER: usize = 12;
 const A: u16 = 1;
 const SOA: u16 = 6;
+const AAAA: u16 = 28;
 const IN: u16 = 1;
 const ANY: u16 = 255;
 
@@ -69,7 +70,7 @@ pub fn parse(packet: &[u8]) -> Option<Query> {
 }
 
 /// The answer to a query: `None` for a name that does not exist; a name may exist without addresses.
-pub fn answer(query: &Query, addresses: Option<&[Ipv4Addr]>, limit: usize) -> Vec<u8> {
+pub fn answer(query: &Query, addresses: Option<&[IpAddr]>, limit: usize) -> Vec<u8> {
     const AUTHORITATIVE_ANSWER: u16 = 0x8400;
     const RECURSION_DESIRED: u16 = 0x0100;
     const RECURSION_AVAILABLE: u16 = 0x0080;
@@ -85,9 +86,12 @@ pub fn answer(query: &Query, addresses: Option<&[Ipv4Addr]>, limit: usize) -> Ve
     } else if addresses.is_none() {
         flags |= NO_SUCH_NAME;
     }
-    let asked = query.standard && query.class == IN && matches!(query.kind, A | ANY);
-    let records: Vec<Vec<u8>> =
-        addresses.filter(|_| asked).into_iter().flatten().map(|address| record(A, &address.octets())).collect();
+    let asked = |kind| query.standard && query.class == IN && (query.kind == kind || query.kind == ANY);
+    let record_of = |address: &IpAddr| match address {
+        IpAddr::V4(address) => asked(A).then(|| record(A, &address.octets())),
+        IpAddr::V6(address) => asked(AAAA).then(|| record(AAAA, &address.octets())),
+    };
+    let records: Vec<Vec<u8>> = addresses.into_iter().flatten().filter_map(record_of).collect();
     let soa = records.is_empty().then(|| record(SOA, &soa_data()));
     let room = limit.saturating_sub(HEADER + query.question.len() + soa.as_ref().map_or(0, Vec::len));
     let mut body = Vec::new();
@@ -140,7 +144,11 @@ fn soa_data() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
+
+    const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn query(name: &str, kind: u16) -> Vec<u8> {
         let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -158,7 +166,7 @@ mod tests {
     fn addresses_and_the_clients_own_letters() {
         let parsed = parse(&query("Catalog.Shop.svc", A)).unwrap();
         assert_eq!(parsed.name, "catalog.shop.svc");
-        let out = answer(&parsed, Some(&[Ipv4Addr::new(198, 19, 1, 2)]), MAX_UDP);
+        let out = answer(&parsed, Some(&[Ipv4Addr::new(198, 19, 1, 2).into()]), MAX_UDP);
         assert_eq!(&out[..4], [0x12, 0x34, 0x85, 0x80]);
         assert!(out.windows(7).any(|bytes| bytes == b"Catalog"));
         assert!(out.ends_with(&[198, 19, 1, 2]));
@@ -168,13 +176,22 @@ mod tests {
     fn absent_names_and_absent_addresses_differ() {
         let parsed = parse(&query("a.b", 28)).unwrap();
         assert_eq!(answer(&parsed, None, MAX_UDP)[3] & 0xf, 3);
-        let empty = answer(&parsed, Some(&[Ipv4Addr::LOCALHOST]), MAX_UDP);
+        let empty = answer(&parsed, Some(&[LOCALHOST]), MAX_UDP);
         assert_eq!((empty[3] & 0xf, empty[7], empty[9]), (0, 0, 1), "AAAA of a name with A only: no answer, SOA");
     }
 
     #[test]
+    fn each_family_has_its_own_question() {
+        let both = [LOCALHOST, Ipv6Addr::LOCALHOST.into()];
+        let count = |kind| answer(&parse(&query("a.b", kind)).unwrap(), Some(&both), MAX_UDP)[7];
+        assert_eq!((count(A), count(AAAA), count(ANY), count(SOA)), (1, 1, 2, 0));
+        let out = answer(&parse(&query("a.b", AAAA)).unwrap(), Some(&both), MAX_UDP);
+        assert!(out.ends_with(&Ipv6Addr::LOCALHOST.octets()));
+    }
+
+    #[test]
     fn many_addresses_are_cut_over_udp() {
-        let many = vec![Ipv4Addr::LOCALHOST; 100];
+        let many = vec![LOCALHOST; 100];
         let parsed = parse(&query("a.b", A)).unwrap();
         let out = answer(&parsed, Some(&many), MAX_UDP);
         assert!(out.len() <= MAX_UDP && out[2] & 2 != 0);
@@ -192,7 +209,7 @@ mod tests {
                 let mut bad = good.clone();
                 bad[at] = value;
                 if let Some(query) = parse(&bad) {
-                    let _ = answer(&query, Some(&[Ipv4Addr::LOCALHOST]), MAX_UDP);
+                    let _ = answer(&query, Some(&[LOCALHOST]), MAX_UDP);
                 }
             }
         }

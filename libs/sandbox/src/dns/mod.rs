@@ -8,7 +8,7 @@ pub mod codec;
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -28,7 +28,7 @@ const MAX_TCP: usize = 64;
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
 /// Host names (lower case, without the final dot) and their addresses.
-pub type Table = BTreeMap<String, Vec<Ipv4Addr>>;
+pub type Table = BTreeMap<String, Vec<IpAddr>>;
 
 /// The zone, shared between the server and who changes it.
 #[derive(Debug, Clone, Default)]

@@ -33,6 +33,7 @@ use crate::{
     api::load::{self, LoadError},
     client::{Client, ClientError},
     layout::Layout,
+    net::node::has_ipv6,
     runtime::logs::tail,
 };
 
@@ -101,6 +102,8 @@ pub struct Up {
     pub bin_dir: PathBuf,
     /// Whether the mesh runs.
     pub mesh: bool,
+    /// Whether there is to be no IPv6 even where the kernel has it.
+    pub ipv4_only: bool,
     /// Longest time until all pods are ready.
     pub limit: Duration,
     /// Whether it runs [`Layout::manifests`], a copy that can be edited freely and ends with the sandbox.
@@ -115,10 +118,14 @@ pub fn up(up: &Up, interrupted: &Arc<AtomicBool>, progress: &mut dyn FnMut(&str)
     // Containers of other users read what is written for them.
     umask(Mode::from_bits_truncate(0o022));
     check::check(up)?;
-    load::load(&up.manifests)?;
+    let ipv6 = !up.ipv4_only && has_ipv6();
+    if !ipv6 && !up.ipv4_only {
+        progress("this kernel has no IPv6: pods and Services have IPv4 only");
+    }
+    load::load(&up.manifests, ipv6)?;
     take_folder(&up.layout, progress)?;
     let manifests = if up.copy { copy_manifests(up) } else { Ok(up.manifests.clone()) };
-    let started = manifests.and_then(|manifests| spawn(up, &manifests));
+    let started = manifests.and_then(|manifests| spawn(up, &manifests, ipv6));
     let error = match started.and_then(|()| wait_until_ready(up, interrupted, progress)) {
         Ok(client) => return Ok(client),
         Err(error) => error,
@@ -168,7 +175,7 @@ fn take_folder(layout: &Layout, progress: &mut dyn FnMut(&str)) -> Result<(), La
     layout.create().map_err(what())
 }
 
-fn spawn(up: &Up, manifests: &Path) -> Result<(), LaunchError> {
+fn spawn(up: &Up, manifests: &Path, ipv6: bool) -> Result<(), LaunchError> {
     let log = File::create(up.layout.supervisor_log()).map_err(failed("log of the supervisor"))?;
     let weir = std::env::current_exe().map_err(failed("own executable"))?;
     let manifests = fs::canonicalize(manifests).map_err(failed(manifests.display().to_string()))?;
@@ -177,6 +184,9 @@ fn spawn(up: &Up, manifests: &Path) -> Result<(), LaunchError> {
     command.arg("--manifests").arg(manifests).arg("--bin-dir").arg(&up.bin_dir);
     if !up.mesh {
         command.arg("--without-mesh");
+    }
+    if !ipv6 {
+        command.arg("--ipv4-only");
     }
     command.current_dir("/").stdin(Stdio::null()).env("PATH", search_path());
     command.stdout(log.try_clone().map_err(failed("log of the supervisor"))?).stderr(log);

@@ -44,6 +44,9 @@ pub fn serve(options: &Options, user_namespace: bool) -> Result<(), ServeError> 
     if !options.mesh {
         command.arg("--without-mesh");
     }
+    if !options.ipv6 {
+        command.arg("--ipv4-only");
+    }
     let mut child = command.spawn().map_err(failed("supervisor"))?;
     let record = || -> io::Result<()> {
         let started = start_time(child.id()).ok_or_else(|| io::Error::other("ended at once"))?;
@@ -75,7 +78,7 @@ pub fn remove_inside(layout: &Layout) -> Result<(), ServeError> {
 /// # Errors
 /// Why it ended.
 pub fn serve_inside(options: Options) -> Result<(), ServeError> {
-    supervisor::prepare()?;
+    supervisor::prepare(options.ipv6)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

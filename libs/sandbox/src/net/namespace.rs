@@ -92,12 +92,15 @@ impl Enter {
 ///
 /// # Errors
 /// Where the kernel refuses; nothing is left then.
-pub fn create(path: &Path) -> io::Result<()> {
+pub fn create(path: &Path, ipv6: bool) -> io::Result<()> {
     File::create_new(path)?;
     let made = Enter { new: Some(CloneFlags::CLONE_NEWNET), ..Enter::default() }.run(|| {
         super::run("ip", &["link", "set", "lo", "up"], None)?;
         // As container runtimes do: ports below 1024 need no privilege inside a pod.
         fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
+        if ipv6 {
+            super::node::usable_at_once()?;
+        }
         mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         Ok(())
     });

@@ -44,7 +44,11 @@ pub fn value(pod: &Pod, path: &str) -> Result<String, FieldError> {
             let ips: Vec<String> = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip).collect();
             ips.join(",")
         }
-        "status.hostIP" | "status.hostIPs" => crate::layout::NODE_ADDRESS.to_string(),
+        "status.hostIP" => status.host_ip.unwrap_or_default(),
+        "status.hostIPs" => {
+            let ips: Vec<String> = status.host_ips.unwrap_or_default().into_iter().map(|ip| ip.ip).collect();
+            ips.join(",")
+        }
         _ => return Err(FieldError::Unknown(path.to_owned())),
     })
 }

@@ -227,7 +227,7 @@ async fn network(node: &Arc<Node>, pod: &Arc<Pod>) -> Result<(), String> {
     let (node_, pod_) = (node.clone(), pod.clone());
     let attached = blocking(move || {
         let netns = node_.layout.netns().join(&pod_.uid);
-        namespace::create(&netns)?;
+        namespace::create(&netns, node_.ipv6)?;
         let annotations = annotations(&pod_);
         let network = PodNetwork {
             uid: &pod_.uid,
@@ -248,10 +248,14 @@ async fn network(node: &Arc<Node>, pod: &Arc<Pod>) -> Result<(), String> {
         }
         node.events.normal(&pod.reference(), "NetworkPlugin", message);
     }
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{}\t{}\n", attached.address, pod.name);
+    let mut hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{}\t{}\n", attached.address, pod.name);
+    if let Some(address) = attached.address_v6 {
+        hosts += &format!("{address}\t{}\n", pod.name);
+    }
     fs::write(node.layout.pod(&pod.uid).join("hosts"), hosts).map_err(|error| error.to_string())?;
     pod.change(|status| {
         status.address = Some(attached.address);
+        status.address_v6 = attached.address_v6;
         status.host_interface = Some(attached.host_interface);
     });
     Ok(())

@@ -31,6 +31,8 @@ pub struct Node {
     pub weir: PathBuf,
     /// Images.
     pub images: Images,
+    /// Whether pods have addresses of IPv6.
+    pub ipv6: bool,
     /// The CNI chain.
     pub chain: Chain,
     /// Tokens of service accounts.

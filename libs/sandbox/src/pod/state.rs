@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -55,6 +55,9 @@ pub struct PodStatus {
     pub phase: Phase,
     /// Its address.
     pub address: Option<Ipv4Addr>,
+    /// Its address of IPv6.
+    #[serde(default)]
+    pub address_v6: Option<Ipv6Addr>,
     /// Node side of its link.
     pub host_interface: Option<String>,
     /// Whether all its containers are ready.
@@ -185,6 +188,7 @@ impl Pod {
         let mut full = json!({
             "phase": phase,
             "hostIP": crate::layout::NODE_ADDRESS,
+            "hostIPs": ips(&crate::layout::node_addresses(status.address_v6.is_some())),
             "conditions": [
                 condition("PodScheduled", true),
                 condition("Initialized", status.phase != Phase::Pending),
@@ -196,7 +200,7 @@ impl Pod {
         });
         if let (Some(address), Some(full)) = (status.address, full.as_object_mut()) {
             full.insert("podIP".into(), json!(address));
-            full.insert("podIPs".into(), json!([{"ip": address}]));
+            full.insert("podIPs".into(), ips(&status.addresses()));
         }
         if status.terminating
             && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
@@ -276,6 +280,18 @@ impl Pod {
             }
         });
     }
+}
+
+impl PodStatus {
+    /// Its addresses, the first one first.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.address.map(IpAddr::from).into_iter().chain(self.address_v6.map(IpAddr::from)).collect()
+    }
+}
+
+/// Addresses as the API has them in a status.
+fn ips(addresses: &[IpAddr]) -> Value {
+    addresses.iter().map(|address| json!({"ip": address})).collect()
 }
 
 impl ContainerStatus {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -24,9 +24,10 @@ use crate::{
         admission::Admission,
         defaults,
         deployments::{self, Have},
+        families::{self, Family},
         load::{self, Key, Objects},
         selector::Labels,
-        services::{self, Addresses, Candidate},
+        services::{self, Addresses, Backend, Candidate},
         tokens::TokenIssuer,
     },
     cni::Chain,
@@ -54,6 +55,8 @@ pub struct Settings {
     pub bin_dir: PathBuf,
     /// Whether the mesh itself runs.
     pub mesh: bool,
+    /// Whether there is IPv6.
+    pub ipv6: bool,
 }
 
 /// The cluster.
@@ -92,7 +95,7 @@ impl Cluster {
         let admission = Admission::default();
         let mut inner = Inner::default();
         if settings.mesh {
-            let installed = system::install(layout, &tokens, &mut inner.addresses)?;
+            let installed = system::install(layout, &tokens, &mut inner.addresses, settings.ipv6)?;
             inner.system = installed.objects;
             admission.set_webhooks(installed.webhooks);
         }
@@ -101,7 +104,8 @@ impl Cluster {
             layout: layout.clone(),
             weir,
             images: Images::new(&settings.bin_dir),
-            chain: Chain::new(layout, &settings.bin_dir, settings.mesh),
+            ipv6: settings.ipv6,
+            chain: Chain::new(layout, &settings.bin_dir, settings.mesh, settings.ipv6),
             tokens,
             admission,
             events: Events::new(&layout.events()),
@@ -168,13 +172,13 @@ impl Cluster {
 
     fn reconcile(self: &Arc<Self>) -> io::Result<()> {
         let mut inner = self.inner();
-        let objects = all_objects(&inner);
+        let objects = all_objects(&inner, self.settings.ipv6);
         self.tell_node(&objects);
         inner.pods.retain(|_, pod| pod.status().phase != Phase::Gone);
         if !inner.stopping {
             self.pods_follow(&mut inner, &objects);
         }
-        let network = network(&mut inner, &objects);
+        let network = network(&mut inner, &objects, self.settings.ipv6);
         if network.script != inner.rules {
             net::services::apply(&network.script)?;
             inner.rules.clone_from(&network.script);
@@ -385,7 +389,7 @@ fn labels(object: &Value) -> Labels {
 }
 
 /// The user's objects, the mesh's own, and what every cluster has.
-fn all_objects(inner: &Inner) -> BTreeMap<Key, Value> {
+fn all_objects(inner: &Inner, ipv6: bool) -> BTreeMap<Key, Value> {
     let key = |kind: &str, namespace: &str, name: &str| (kind.to_owned(), namespace.to_owned(), name.to_owned());
     let mut objects = inner.system.clone();
     objects.extend(inner.user.clone());
@@ -394,7 +398,7 @@ fn all_objects(inner: &Inner) -> BTreeMap<Key, Value> {
             .entry(key("Namespace", "", name))
             .or_insert_with(|| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     }
-    objects.insert(key("Service", "kube-system", "kube-dns"), system::dns_service());
+    objects.insert(key("Service", "kube-system", "kube-dns"), system::dns_service(ipv6));
     let namespaces: Vec<String> =
         objects.keys().filter(|(kind, ..)| kind == "Namespace").map(|(.., name)| name.clone()).collect();
     for name in namespaces {
@@ -437,7 +441,7 @@ struct Network {
     views: BTreeMap<String, ServiceView>,
 }
 
-fn network(inner: &mut Inner, objects: &BTreeMap<Key, Value>) -> Network {
+fn network(inner: &mut Inner, objects: &BTreeMap<Key, Value>, ipv6: bool) -> Network {
     let candidates: Vec<Candidate> = inner.pods.values().filter_map(|pod| Candidate::of(pod, &pod.status())).collect();
     let mut network = Network::default();
     let mut rules = Vec::new();
@@ -449,31 +453,43 @@ fn network(inner: &mut Inner, objects: &BTreeMap<Key, Value>) -> Network {
         let Ok(service) = serde_json::from_value::<Service>(object.clone()) else { continue };
         let spec = service.spec.clone().unwrap_or_default();
         let headless = spec.cluster_ip.as_deref() == Some("None");
-        let fixed: Option<Ipv4Addr> = spec.cluster_ip.as_deref().and_then(|address| address.parse().ok());
-        if let Some(fixed) = fixed {
-            inner.addresses.keep(namespace, name, fixed);
+        for named in spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip) {
+            if let Ok(address) = named.parse() {
+                inner.addresses.keep(namespace, name, address);
+            }
         }
+        let families = families::of(&spec, ipv6).unwrap_or_else(|_| vec![Family::V4]);
         let mut backends = services::backends(namespace, &service, &candidates);
         let dns = (namespace.as_str(), name.as_str()) == ("kube-system", "kube-dns");
         if dns {
-            backends.push(system::dns_backend());
+            backends.push(system::dns_backend(ipv6));
         }
         let ready = backends.iter().filter(|backend| backend.ready);
-        let address = (!headless).then(|| inner.addresses.of(namespace, name));
-        let addresses = match address {
-            Some(address) => vec![address],
-            None => ready.clone().map(|backend| backend.address).collect(),
+        let own: Vec<IpAddr> = match headless {
+            true => Vec::new(),
+            false => families.iter().map(|family| inner.addresses.of(namespace, name, *family)).collect(),
+        };
+        let addresses = match headless {
+            false => own.clone(),
+            true => {
+                let of_pod =
+                    |backend: &Backend| families.iter().filter_map(|family| backend.address(*family)).collect();
+                ready.clone().flat_map(|backend| -> Vec<IpAddr> { of_pod(backend) }).collect()
+            }
         };
         network.names.insert(service_name(namespace, name), addresses);
-        if let Some(address) = address {
-            rules.extend(services::rules(&service, address, &backends));
+        for address in &own {
+            rules.extend(services::rules(&service, *address, &backends));
         }
-        let text = address.map_or_else(|| "None".to_owned(), |address| address.to_string());
+        let texts = match headless {
+            true => vec!["None".to_owned()],
+            false => own.iter().map(ToString::to_string).collect(),
+        };
         let ports = spec.ports.iter().flatten();
         network.views.insert(
             format!("{namespace}/{name}"),
             ServiceView {
-                address: text.clone(),
+                address: texts.join(","),
                 ports: ports
                     .map(|port| match &port.name {
                         Some(name) => format!("{name}:{}", port.port),
@@ -486,18 +502,22 @@ fn network(inner: &mut Inner, objects: &BTreeMap<Key, Value>) -> Network {
         );
         let mut object = object.clone();
         if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.insert("clusterIP".into(), json!(text));
-            spec.insert("clusterIPs".into(), json!([text]));
+            spec.insert("clusterIP".into(), json!(texts.first()));
+            spec.insert("clusterIPs".into(), json!(texts));
+            spec.insert("ipFamilies".into(), json!(families));
+            let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+            spec.entry("ipFamilyPolicy").or_insert_with(|| json!(policy));
             spec.entry("type").or_insert_with(|| json!("ClusterIP"));
         }
         network.objects.insert(("Service".into(), namespace.clone(), name.clone()), object);
-        for slice in services::slices(namespace, name, &service, &backends) {
+        let of_family = |family: &Family| services::slices(namespace, name, &service, &backends, *family);
+        for slice in families.iter().flat_map(of_family) {
             let slice_name = slice.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
             network.objects.insert(("EndpointSlice".into(), namespace.clone(), slice_name), slice);
         }
     }
     rules.sort();
-    network.script = net::services::script(&rules);
+    network.script = net::services::script(&rules, ipv6);
     network
 }
 

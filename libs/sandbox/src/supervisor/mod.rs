@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     api::load,
-    layout::{Layout, NODE_ADDRESS},
+    layout::{Layout, node_addresses},
     net::{self, node},
 };
 use cluster::{Cluster, Settings};
@@ -71,20 +71,22 @@ pub struct Options {
     pub bin_dir: PathBuf,
     /// Whether the mesh itself runs.
     pub mesh: bool,
+    /// Whether there is IPv6.
+    pub ipv6: bool,
 }
 
 /// Prepares this process, which is the first of its process namespace, before any thread exists.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn prepare() -> Result<(), ServeError> {
+pub fn prepare(ipv6: bool) -> Result<(), ServeError> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| refused("a mount namespace", error.into()))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(|error| failed("private mounts")(error.into()))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(|error| refused::proc(error.into()))?;
-    node::set_up().map_err(failed("network of the node"))?;
-    net::services::try_out().map_err(|error| {
+    node::set_up(ipv6).map_err(failed("network of the node"))?;
+    net::services::try_out(ipv6).map_err(|error| {
         ServeError::Missing(format!(
             "nf_tables do not work here ({error}): the kernel needs CONFIG_NF_TABLES with NAT, or its modules loaded \
              (`modprobe -a nf_tables nft_chain_nat nft_redir nft_masq nft_numgen nft_reject_inet`)"
@@ -97,26 +99,29 @@ pub fn prepare() -> Result<(), ServeError> {
 /// # Errors
 /// Why it could not start.
 pub async fn serve(options: Options) -> Result<(), ServeError> {
-    let objects = load::load(&options.manifests)?;
+    let objects = load::load(&options.manifests, options.ipv6)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
     let cluster = Cluster::new(Settings {
         layout: options.layout.clone(),
         bin_dir: options.bin_dir.clone(),
         mesh: options.mesh,
+        ipv6: options.ipv6,
     })?;
     cluster.replace_user_objects(objects);
-    let zone = cluster.zone.clone();
-    tokio::spawn(async move {
-        if let Err(error) = zone.serve((NODE_ADDRESS, 53).into()).await {
-            tracing::error!(%error, "cluster DNS");
-        }
-    });
+    for address in node_addresses(options.ipv6) {
+        let zone = cluster.zone.clone();
+        tokio::spawn(async move {
+            if let Err(error) = zone.serve((address, 53).into()).await {
+                tracing::error!(%error, %address, "cluster DNS");
+            }
+        });
+    }
     let reconciler = tokio::spawn(cluster.clone().reconcile_forever());
     let listener = control::listen(&options.layout.socket()).map_err(failed("control socket"))?;
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     control::serve(listener, cluster.clone(), stop);
-    tokio::spawn(follow(options.manifests.clone(), cluster.clone()));
+    tokio::spawn(follow(options.manifests.clone(), options.ipv6, cluster.clone()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -128,7 +133,7 @@ pub async fn serve(options: Options) -> Result<(), ServeError> {
 }
 
 /// Follows edits of the user's folder.
-async fn follow(path: PathBuf, cluster: Arc<Cluster>) {
+async fn follow(path: PathBuf, ipv6: bool, cluster: Arc<Cluster>) {
     let about = format!("Folder {}", path.display());
     let folder = if path.is_dir() { path.clone() } else { path.parent().unwrap_or(Path::new("/")).to_path_buf() };
     let mut changes = match changes(&folder) {
@@ -140,7 +145,7 @@ async fn follow(path: PathBuf, cluster: Arc<Cluster>) {
     };
     while changes.recv().await.is_some() {
         while tokio::time::timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
-        match load::load(&path) {
+        match load::load(&path, ipv6) {
             Ok(objects) => {
                 if cluster.replace_user_objects(objects) {
                     cluster.node.events.normal(&about, "Applied", "an edit was taken");

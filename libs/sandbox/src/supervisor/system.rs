@@ -19,11 +19,15 @@ use super::{ServeError, failed};
 use crate::{
     api::{
         admission::{self, Endpoint, Webhook},
+        families::Family,
         load::Key,
         services::{Addresses, Backend},
         tokens::{ISSUER, TokenIssuer},
     },
-    layout::{CLUSTER_DOMAIN, DNS_ADDRESS, Layout, NODE_ADDRESS, POD_CIDR, SERVICE_CIDR},
+    layout::{
+        CLUSTER_DOMAIN, DNS_ADDRESS, DNS_ADDRESS_V6, Layout, POD_CIDR, POD_CIDR_V6, SERVICE_CIDR, SERVICE_CIDR_V6,
+        node_addresses,
+    },
 };
 
 /// User that the control plane and the webhook run as.
@@ -45,14 +49,19 @@ pub struct Installed {
 ///
 /// # Errors
 /// Where keys or files can not be made.
-pub fn install(layout: &Layout, tokens: &TokenIssuer, addresses: &mut Addresses) -> Result<Installed, ServeError> {
+pub fn install(
+    layout: &Layout,
+    tokens: &TokenIssuer,
+    addresses: &mut Addresses,
+    ipv6: bool,
+) -> Result<Installed, ServeError> {
     let server_name = format!("{WEBHOOK_SERVICE}.{SYSTEM_NAMESPACE}.svc");
     let root = keys(layout, tokens, &server_name)?;
-    let address = (addresses.of(SYSTEM_NAMESPACE, WEBHOOK_SERVICE), 443).into();
+    let address = (addresses.of(SYSTEM_NAMESPACE, WEBHOOK_SERVICE, Family::V4), 443).into();
     let endpoint = Endpoint { address, server_name, path: "/inject".into(), root: root.into() };
     let webhooks = admission::weir(&endpoint).map_err(failed("webhook configuration"))?;
     let mut objects = BTreeMap::new();
-    for object in objects_of(layout) {
+    for object in objects_of(layout, ipv6) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         objects.insert((text("/kind"), text("/metadata/namespace"), text("/metadata/name")), object.clone());
     }
@@ -96,8 +105,11 @@ fn own(path: &Path) -> io::Result<()> {
     chown(path, Some(USER), Some(USER))
 }
 
-fn objects_of(layout: &Layout) -> Vec<Value> {
-    let mesh = format!("{POD_CIDR},{SERVICE_CIDR}");
+fn objects_of(layout: &Layout, ipv6: bool) -> Vec<Value> {
+    let mut mesh = format!("{POD_CIDR},{SERVICE_CIDR}");
+    if ipv6 {
+        mesh += &format!(",{POD_CIDR_V6},{SERVICE_CIDR_V6}");
+    }
     let control = vec![
         "--listen".to_owned(),
         format!("0.0.0.0:{}", ports::CONTROL),
@@ -229,13 +241,17 @@ fn deployment(
 }
 
 /// The Service of the cluster DNS, which runs on the node itself.
-pub fn dns_service() -> Value {
+pub fn dns_service(ipv6: bool) -> Value {
+    let mut addresses = vec![DNS_ADDRESS.to_string()];
+    addresses.extend(ipv6.then(|| DNS_ADDRESS_V6.to_string()));
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system"},
         "spec": {
             "clusterIP": DNS_ADDRESS,
+            "clusterIPs": addresses,
+            "ipFamilyPolicy": "PreferDualStack",
             "ports": [
                 {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
                 {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
@@ -245,9 +261,9 @@ pub fn dns_service() -> Value {
 }
 
 /// The endpoint of the cluster DNS.
-pub fn dns_backend() -> Backend {
+pub fn dns_backend(ipv6: bool) -> Backend {
     Backend {
-        address: NODE_ADDRESS,
+        addresses: node_addresses(ipv6),
         pod: String::new(),
         uid: String::new(),
         ready: true,

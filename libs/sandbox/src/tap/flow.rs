@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,9 +25,9 @@ const MAX_RECORD: usize = 16_384 + 2048;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FlowReport {
     /// Who opened it (or who was seen first, where its start was not seen).
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// Whom it was opened to.
-    pub server: SocketAddrV4,
+    pub server: SocketAddr,
     /// From client to server.
     pub sent: Side,
     /// From server to client.
@@ -157,11 +157,11 @@ fn plausible(header: &[u8]) -> bool {
 /// All connections of a link.
 #[derive(Debug, Default)]
 pub struct Flows {
-    flows: HashMap<(SocketAddrV4, SocketAddrV4), FlowReport>,
+    flows: HashMap<(SocketAddr, SocketAddr), FlowReport>,
 }
 
 impl Flows {
-    /// Takes an IPv4 packet in; anything else is passed over.
+    /// Takes a packet in; what is no TCP is passed over.
     pub fn packet(&mut self, packet: &[u8]) {
         let Some(segment) = Segment::parse(packet) else { return };
         let Segment { from, to, sequence, flags, payload } = segment;
@@ -195,8 +195,8 @@ impl Flows {
 }
 
 struct Segment<'a> {
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     sequence: u32,
     flags: u8,
     payload: &'a [u8],
@@ -204,21 +204,43 @@ struct Segment<'a> {
 
 impl<'a> Segment<'a> {
     fn parse(packet: &'a [u8]) -> Option<Self> {
-        let first = *packet.first()?;
-        let length = usize::from(first & 0xf) * 4;
+        match *packet.first()? >> 4 {
+            4 => Self::parse_v4(packet),
+            6 => Self::parse_v6(packet),
+            _ => None,
+        }
+    }
+
+    fn parse_v4(packet: &'a [u8]) -> Option<Self> {
+        let length = usize::from(*packet.first()? & 0xf) * 4;
         let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
-        if first >> 4 != 4 || *packet.get(9)? != TCP || length < 20 {
+        if *packet.get(9)? != TCP || length < 20 {
             return None;
         }
-        let ip = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+        let ip = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?).into());
         // Packets above 64 KiB, which a local link can have, carry 0 here.
         let end = if total == 0 { packet.len() } else { total.min(packet.len()) };
-        let tcp = packet.get(length..end)?;
+        Self::parse_tcp(ip(12)?, ip(16)?, packet.get(length..end)?)
+    }
+
+    /// Extension headers are passed over with their packet: TCP of a pod has none.
+    fn parse_v6(packet: &'a [u8]) -> Option<Self> {
+        const HEADER: usize = 40;
+        let payload = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
+        if *packet.get(6)? != TCP {
+            return None;
+        }
+        let ip = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?).into());
+        let end = if payload == 0 { packet.len() } else { (HEADER + payload).min(packet.len()) };
+        Self::parse_tcp(ip(8)?, ip(24)?, packet.get(HEADER..end)?)
+    }
+
+    fn parse_tcp(from: IpAddr, to: IpAddr, tcp: &'a [u8]) -> Option<Self> {
         let word = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
         let header = usize::from(*tcp.get(12)? >> 4) * 4;
         Some(Self {
-            from: SocketAddrV4::new(ip(12)?, word(0)?),
-            to: SocketAddrV4::new(ip(16)?, word(2)?),
+            from: SocketAddr::new(from, word(0)?),
+            to: SocketAddr::new(to, word(2)?),
             sequence: u32::from(word(4)?) << 16 | u32::from(word(6)?),
             flags: *tcp.get(13)?,
             payload: tcp.get(header..)?,
@@ -267,12 +289,23 @@ mod tests {
 
     #[test]
     fn no_packet_makes_it_fail() {
-        let mut packet = vec![0x45, 0, 0, 48, 0, 0, 0, 0, 64, 6, 0, 0, 198, 18, 0, 2, 198, 18, 0, 3];
+        let v4 = vec![0x45, 0, 0, 48, 0, 0, 0, 0, 64, 6, 0, 0, 198, 18, 0, 2, 198, 18, 0, 3];
+        let mut v6 = vec![0x60, 0, 0, 0, 0, 28, 6, 64];
+        for last in [2, 3] {
+            v6.extend(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).octets());
+        }
+        for header in [v4, v6] {
+            every_damage(header);
+        }
+    }
+
+    fn every_damage(mut packet: Vec<u8>) {
         packet.extend([0x80, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x18, 0, 0, 0, 0, 0, 0]);
         packet.extend(RECORD);
         let mut flows = Flows::default();
         flows.packet(&packet);
-        assert_eq!(flows.reports()[0].verdict(), Verdict::Tls);
+        let report = flows.reports().remove(0);
+        assert_eq!((report.verdict(), report.server.port()), (Verdict::Tls, 80));
         for cut in 0..packet.len() {
             Flows::default().packet(packet.get(..cut).unwrap());
         }

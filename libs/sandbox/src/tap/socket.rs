@@ -22,7 +22,7 @@ const RETURN: u16 = 0x06;
 /// How long a receive waits, in milliseconds.
 const WAIT_MS: i64 = 50;
 
-/// Opens a socket that gets every IPv4 packet of the interface, in both directions, without link headers.
+/// Opens a socket that gets every packet of the interface, in both directions, without link headers.
 pub(super) fn open(interface: &str) -> io::Result<OwnedFd> {
     let index = i32::try_from(if_nametoindex(interface)?).map_err(io::Error::other)?;
     // Only this protocol number makes the kernel hand over outgoing packets as well.
