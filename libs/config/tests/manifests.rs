@@ -58,7 +58,7 @@ fn a_service_with_all_that_the_model_takes_of_it() {
             (6379, Protocol::Opaque),
             (9000, Protocol::Undeclared),
             (9002, Protocol::Http),
-            (9003, Protocol::Opaque)
+            (9003, Protocol::Http)
         ]
     );
     assert_eq!(service.port(80).unwrap().target, TargetPort::Name("web".into()));
