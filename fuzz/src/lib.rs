@@ -24,8 +24,8 @@ pub struct Target {
     pub holds: &'static str,
     /// Longest input in bytes.
     pub max_len: usize,
-    /// What mutations put in: the words of the format, and of those who attack it.
-    pub words: &'static [&'static [u8]],
+    /// What mutations put in: lists of the words of the format, and of those who attack it.
+    pub words: &'static [&'static [&'static [u8]]],
     /// Inputs that are made rather than saved.
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Panics where a property does not hold.

@@ -106,7 +106,7 @@ fn change(random: &mut Random, input: &mut Vec<u8>, corpus: &[Vec<u8>], target: 
             }
         }
         6..=8 => {
-            if let Some(word) = random.pick(target.words) {
+            if let Some(word) = random.pick(target.words).and_then(|list| random.pick(list)) {
                 let end =
                     if random.below(2) == 0 { at } else { random.piece(input.get(at..).unwrap_or_default()).end + at };
                 input.splice(at..end, word.iter().copied());

@@ -34,7 +34,7 @@ pub(super) const ACCESS: Target = Target {
     name: "access_rules",
     holds: "policies, once parsed, translated and decoded, let in exactly whom a second evaluator lets in",
     max_len: 512,
-    words: &[b"\0", b"\x01", b"\xff", b"\0\0\0\0", b"\x7f\x80"],
+    words: &[&[b"\0", b"\x01", b"\xff", b"\0\0\0\0", b"\x7f\x80"]],
     seeds: none,
     run: access,
 };

@@ -6,19 +6,10 @@ use serde_json::Value;
 use weir_cni::{Config, Environment, VERSIONS, node::fuzzing};
 use weir_mesh::{CaptureSettings, names::CAPTURE_ANNOTATION};
 
-use super::text;
+use super::{JSON, text};
 use crate::{Shape, Target, magnitude, none};
 
 const WORDS: &[&[u8]] = &[
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b"\"",
-    b"null",
-    b"true",
     b"\"cniVersion\":\"1.1.0\"",
     b"\"cniVersion\":\"0.2.0\"",
     b"\"cniVersions\":[\"1.0.0\",\"1.1.0\"]",
@@ -45,7 +36,7 @@ pub(super) const STDIN: Target = Target {
     name: "cni_stdin",
     holds: "what is no configuration is refused as the specification says; a pod that is not ours gets its previous result, unchanged",
     max_len: 4096,
-    words: WORDS,
+    words: &[JSON, WORDS],
     seeds: none,
     run: stdin,
 };
@@ -54,7 +45,7 @@ pub(super) const CONFLIST: Target = Target {
     name: "cni_conflist",
     holds: "our configuration is the primary's chain and name, field by field, with our entry last, in a version that both speak",
     max_len: 4096,
-    words: WORDS,
+    words: &[JSON, WORDS],
     seeds: none,
     run: conflist,
 };
@@ -63,7 +54,7 @@ pub(super) const NOTE: Target = Target {
     name: "cni_note",
     holds: "a runtime's note is believed under its own name only, and gives exactly the settings that stand in it",
     max_len: 4096,
-    words: WORDS,
+    words: &[JSON, WORDS],
     seeds: none,
     run: note,
 };

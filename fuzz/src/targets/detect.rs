@@ -11,7 +11,7 @@ pub(super) const FIRST_BYTES: Target = Target {
     name: "first_bytes",
     holds: "what is known of a stream stays true whatever follows",
     max_len: 18 * 1024,
-    words: &[
+    words: &[&[
         b"GET / HTTP/1.1\r\n",
         b"\x16\x03\x01",
         b"\x16",
@@ -26,7 +26,7 @@ pub(super) const FIRST_BYTES: Target = Target {
         b"A",
         b"-",
         b"_",
-    ],
+    ]],
     seeds: none,
     run: first_bytes,
 };
@@ -35,7 +35,7 @@ pub(super) const CLIENT_HELLO: Target = Target {
     name: "client_hello",
     holds: "a ClientHello cut anywhere is incomplete and not wrong, and one that is known stays the same whatever follows",
     max_len: 20 * 1024,
-    words: &[
+    words: &[&[
         b"\x16\x03\x01",
         b"\x16\x03\x03",
         b"\x01\x00",
@@ -50,7 +50,7 @@ pub(super) const CLIENT_HELLO: Target = Target {
         b"\xff\xff",
         b"\x14\x03\x03\x00\x01\x01",
         b"\x15\x03\x01\x00\x02\x02\x28",
-    ],
+    ]],
     seeds: hellos,
     run: hello,
 };

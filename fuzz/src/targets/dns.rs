@@ -10,7 +10,7 @@ pub(super) const DNS: Target = Target {
     name: "dns",
     holds: "an answer repeats the question, fits its limit, says that it is cut where it is, and is no question itself",
     max_len: 600,
-    words: &[
+    words: &[&[
         b"\x00\x01\x00\x01",
         b"\x03www\x07example\x00",
         b"\xc0\x0c",
@@ -19,7 +19,7 @@ pub(super) const DNS: Target = Target {
         b"\x01\x00",
         b"\x00\x1c",
         b"\x80\x00",
-    ],
+    ]],
     seeds: none,
     run: dns,
 };

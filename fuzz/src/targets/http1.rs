@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 use weir_proxy::http::{
-    Asked, Framing, Limits, RequestHead, ResponseHead, Version,
+    Asked, Framing, Limits, Refused, RequestHead, ResponseHead, Version,
     h1::{
         BodyScanner, ForwardRequest, ForwardResponse, RequestDecoder, ResponseDecoder, write_request, write_response,
     },
@@ -69,7 +69,7 @@ pub(super) const REQUEST: Target = Target {
     name: "http1_request",
     holds: "a stream of requests reads the same however it is cut, frames as its text says, and goes out as the same request",
     max_len: 4096,
-    words: WORDS,
+    words: &[WORDS],
     seeds: requests,
     run: request,
 };
@@ -78,7 +78,7 @@ pub(super) const RESPONSE: Target = Target {
     name: "http1_response",
     holds: "a stream of responses reads the same however it is cut, frames as its text says, and goes out as the same response",
     max_len: 4096,
-    words: WORDS,
+    words: &[WORDS],
     seeds: responses,
     run: response,
 };
@@ -87,7 +87,7 @@ pub(super) const CHUNKS: Target = Target {
     name: "http1_chunks",
     holds: "a chunked body has the payload and the end that a plain reader of RFC 9112 finds, however it is cut",
     max_len: 2048,
-    words: &[
+    words: &[&[
         b"\r\n",
         b"\n",
         b"\r",
@@ -114,7 +114,7 @@ pub(super) const CHUNKS: Target = Target {
         b" f\r\n",
         b"\0",
         b"\xff",
-    ],
+    ]],
     seeds: none,
     run: chunks,
 };
@@ -160,33 +160,21 @@ struct Message {
 }
 
 fn request(bytes: &[u8]) -> Shape {
-    let mut whole = None;
-    for pieces in cuts(bytes) {
+    let (messages, end) = however_cut(bytes, |pieces, check| {
         let mut decoder = RequestDecoder::new();
         let mut buffer = BytesMut::new();
-        let read = read(
-            &pieces,
-            |part, check| {
-                buffer.extend_from_slice(part);
-                let head = decoder
-                    .decode(&mut buffer, &Limits::default())
-                    .map_err(|refused| (refused.status, refused.reason))?;
-                let Some(head) = head else { return Ok(Step::More(decoder.has_begun())) };
-                if check {
-                    check_request(&head);
-                }
-                let last = head.is_connect() || head.upgrade().is_some() || !head.keep_alive();
-                let framing = head.framing();
-                Ok(Step::Head { text: show_request(&head), framing, last, rest: buffer.split() })
-            },
-            whole.is_none(),
-        );
-        match &whole {
-            None => whole = Some(read),
-            Some(whole) => assert_eq!(&read, whole, "cut in {} pieces", pieces.len()),
-        }
-    }
-    let (messages, end) = whole.unwrap_or((Vec::new(), End::Clean));
+        read(pieces, |part| {
+            buffer.extend_from_slice(part);
+            let Some(head) = decoder.decode(&mut buffer, &Limits::default())? else {
+                return Ok(Step::More(decoder.has_begun()));
+            };
+            if check {
+                check_request(&head);
+            }
+            let last = head.is_connect() || head.upgrade().is_some() || !head.keep_alive();
+            Ok(Step::Head { text: show_request(&head), framing: head.framing(), last, rest: buffer.split() })
+        })
+    });
     Shape::of((messages.len(), end, messages.iter().map(|one| magnitude(one.payload.len())).max()))
 }
 
@@ -197,39 +185,41 @@ fn response(bytes: &[u8]) -> Shape {
         Some((b'o', rest)) => (Asked::Other, rest),
         _ => (Asked::Other, bytes),
     };
-    let mut whole = None;
-    for pieces in cuts(bytes) {
+    let (messages, end) = however_cut(bytes, |pieces, check| {
         let mut decoder = ResponseDecoder::new();
         let mut buffer = BytesMut::new();
-        let read = read(
-            &pieces,
-            |part, check| {
-                buffer.extend_from_slice(part);
-                let head = decoder
-                    .decode(&mut buffer, asked, &Limits::default())
-                    .map_err(|refused| (refused.status, refused.reason))?;
-                let Some(head) = head else { return Ok(Step::More(decoder.has_begun())) };
-                if check {
-                    check_response(&head, asked);
-                }
-                let tunnel = head.status() == 101 || (asked == Asked::Connect && matches!(head.status(), 200..300));
-                let last = tunnel || (!head.keep_alive() && !head.is_interim());
-                Ok(Step::Head { text: show_response(&head), framing: head.framing(), last, rest: buffer.split() })
-            },
-            whole.is_none(),
-        );
-        match &whole {
-            None => whole = Some(read),
-            Some(whole) => assert_eq!(&read, whole, "cut in {} pieces", pieces.len()),
-        }
-    }
-    let (messages, end) = whole.unwrap_or((Vec::new(), End::Clean));
+        read(pieces, |part| {
+            buffer.extend_from_slice(part);
+            let Some(head) = decoder.decode(&mut buffer, asked, &Limits::default())? else {
+                return Ok(Step::More(decoder.has_begun()));
+            };
+            if check {
+                check_response(&head, asked);
+            }
+            let tunnel = head.status() == 101 || (asked == Asked::Connect && matches!(head.status(), 200..300));
+            let last = tunnel || (!head.keep_alive() && !head.is_interim());
+            Ok(Step::Head { text: show_response(&head), framing: head.framing(), last, rest: buffer.split() })
+        })
+    });
     Shape::of((
         asked_number(asked),
         messages.len(),
         end,
         messages.first().map(|one| one.head.get(..1).map(str::to_owned)),
     ))
+}
+
+/// What is read of the bytes, which must be the same however they are cut; `check` is asked for once.
+fn however_cut(bytes: &[u8], mut read: impl FnMut(&[&[u8]], bool) -> (Vec<Message>, End)) -> (Vec<Message>, End) {
+    let mut whole = None;
+    for pieces in cuts(bytes) {
+        let read = read(&pieces, whole.is_none());
+        match &whole {
+            None => whole = Some(read),
+            Some(whole) => assert_eq!(&read, whole, "cut in {} pieces", pieces.len()),
+        }
+    }
+    whole.unwrap_or((Vec::new(), End::Clean))
 }
 
 fn asked_number(asked: Asked) -> u8 {
@@ -248,14 +238,8 @@ enum Step {
     Head { text: String, framing: Framing, last: bool, rest: BytesMut },
 }
 
-type Refusal = (u16, &'static str);
-
 /// Reads messages from a stream that arrives in pieces. `decode` gets the next bytes.
-fn read(
-    pieces: &[&[u8]],
-    mut decode: impl FnMut(&[u8], bool) -> Result<Step, Refusal>,
-    check: bool,
-) -> (Vec<Message>, End) {
+fn read(pieces: &[&[u8]], mut decode: impl FnMut(&[u8]) -> Result<Step, Refused>) -> (Vec<Message>, End) {
     let mut messages: Vec<Message> = Vec::new();
     let mut body: Option<BodyScanner> = None;
     let mut last = false;
@@ -285,8 +269,8 @@ fn read(
                     return (messages, End::Last);
                 }
             }
-            match decode(&rest, check) {
-                Err((status, reason)) => return (messages, End::Refused(status, reason)),
+            match decode(&rest) {
+                Err(refused) => return (messages, End::Refused(refused.status, refused.reason)),
                 Ok(Step::More(begun)) => {
                     end = if begun { End::InHead } else { End::Clean };
                     break;

@@ -14,7 +14,7 @@ pub(super) const PATH: Target = Target {
     name: "path",
     holds: "a normal path has no dot segments and no double slashes, means what RFC 3986 says, and is normal the second time",
     max_len: 1024,
-    words: &[
+    words: &[&[
         b"/",
         b"//",
         b"\\",
@@ -47,7 +47,7 @@ pub(super) const PATH: Target = Target {
         b"\0",
         b"\xc0\xae",
         b" ",
-    ],
+    ]],
     seeds: none,
     run: normalise,
 };
@@ -56,7 +56,7 @@ pub(super) const AUTHORITY: Target = Target {
     name: "authority",
     holds: "host and port are parts of the text, nothing of it is lost, and equality of hosts is an equality",
     max_len: 512,
-    words: &[
+    words: &[&[
         b":",
         b":80",
         b":65536",
@@ -79,7 +79,7 @@ pub(super) const AUTHORITY: Target = Target {
         b"\xff",
         b"*",
         b",",
-    ],
+    ]],
     seeds: none,
     run: split,
 };
@@ -88,7 +88,7 @@ pub(super) const HEADER_EDITS: Target = Target {
     name: "header_edits",
     holds: "a request with edits has the headers that a plain reading of the edits gives, and stays one request",
     max_len: 512,
-    words: &[b"\r\n", b"x-a", b"X-A", b"set-cookie", b"host", b"content-length", b"a,b", b"", b"\0"],
+    words: &[&[b"\r\n", b"x-a", b"X-A", b"set-cookie", b"host", b"content-length", b"a,b", b"", b"\0"]],
     seeds: none,
     run: edit,
 };

@@ -17,7 +17,7 @@ pub(super) const CSR: Target = Target {
     name: "csr",
     holds: "a signing request is accepted only with one of the keys that signed the saved ones, and only for its own identity",
     max_len: 4096,
-    words: &[
+    words: &[&[
         b"-----BEGIN CERTIFICATE REQUEST-----\n",
         b"-----END CERTIFICATE REQUEST-----\n",
         b"-----BEGIN CERTIFICATE-----\n",
@@ -30,7 +30,7 @@ pub(super) const CSR: Target = Target {
         b"\0",
         b" ",
         b"Proc-Type: 4,ENCRYPTED\n",
-    ],
+    ]],
     seeds: requests,
     run: csr,
 };
@@ -39,7 +39,7 @@ pub(super) const TOKEN: Target = Target {
     name: "token",
     holds: "a token is accepted only as it was signed, byte for byte, and never for another audience, issuer, time or algorithm",
     max_len: 4096,
-    words: &[
+    words: &[&[
         b".",
         b"..",
         b"=",
@@ -51,7 +51,7 @@ pub(super) const TOKEN: Target = Target {
         b" ",
         b"Bearer ",
         b"\0",
-    ],
+    ]],
     seeds: tokens,
     run: token,
 };

@@ -17,7 +17,7 @@ pub(super) const IDENTITY: Target = Target {
     name: "identity",
     holds: "an identity is its parts put together, of plain characters only, and is made of the same parts again",
     max_len: 2200,
-    words: &[
+    words: &[&[
         b"spiffe://",
         b"cluster.local",
         b"/ns/",
@@ -37,7 +37,7 @@ pub(super) const IDENTITY: Target = Target {
         b"-",
         b"*",
         b"\xc3\xa4",
-    ],
+    ]],
     seeds: none,
     run: identity,
 };
@@ -46,7 +46,7 @@ pub(super) const ANNOTATIONS: Target = Target {
     name: "annotations",
     holds: "what is taken of a pod's annotations is within its bounds and becomes rules; what is not is told by name, printably",
     max_len: 2048,
-    words: &[
+    words: &[&[
         b"weir.dev/",
         b"\n",
         b"=",
@@ -81,7 +81,7 @@ pub(super) const ANNOTATIONS: Target = Target {
         b"\0",
         b"capture=",
         b"status=",
-    ],
+    ]],
     seeds: none,
     run: annotations,
 };
@@ -90,7 +90,7 @@ pub(super) const CAPTURE: Target = Target {
     name: "capture",
     holds: "capture settings come back as they were written, are bounded, and become rules for both families",
     max_len: 20 * 1024,
-    words: &[
+    words: &[&[
         b"{\"version\":1}",
         b"\"excludeInboundPorts\":[",
         b"\"excludeOutboundPorts\":[",
@@ -111,7 +111,7 @@ pub(super) const CAPTURE: Target = Target {
         b"[[[[",
         b"\"\\u0000\"",
         b"\"198.18.0.10\"",
-    ],
+    ]],
     seeds: none,
     run: capture,
 };
@@ -120,7 +120,7 @@ pub(super) const RESOURCE_NAMES: Target = Target {
     name: "resource_names",
     holds: "a resource's name that is understood is the one that is written for what it asks",
     max_len: 1100,
-    words: &[
+    words: &[&[
         b"weir/",
         b"outbound/",
         b"inbound",
@@ -138,7 +138,7 @@ pub(super) const RESOURCE_NAMES: Target = Target {
         b"080",
         b"/",
         b"::ffff:1.2.3.4",
-    ],
+    ]],
     seeds: none,
     run: resource_names,
 };
@@ -147,7 +147,7 @@ pub(super) const NETLINK_RULE: Target = Target {
     name: "netlink_rule",
     holds: "a rule of the kernel that is understood is the same rule once it is written; others are said to be unreadable",
     max_len: 1024,
-    words: &[
+    words: &[&[
         b"weir\0",
         b"meta\0",
         b"payload\0",
@@ -161,7 +161,7 @@ pub(super) const NETLINK_RULE: Target = Target {
         b"\xff\xff",
         b"\x00\x00",
         b"\x06\x00\x01\x00",
-    ],
+    ]],
     seeds: rules,
     run: netlink_rule,
 };

@@ -45,6 +45,9 @@ pub const ALL: &[Target] = &[
     dns::DNS,
 ];
 
+/// Words of every text in JSON.
+const JSON: &[&[u8]] = &[b"{", b"}", b"[", b"]", b",", b":", b"\"", b"null", b"true"];
+
 /// Several ways to cut the same bytes: whole, one by one where they are few, and three cuts that depend on the bytes.
 fn cuts(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut all = vec![vec![bytes]];

@@ -7,19 +7,10 @@ use serde_json::Value;
 use weir_config::yaml;
 use weir_webhook::{Settings, Verdict, inject_pod, review::review};
 
-use super::text;
+use super::{JSON, text};
 use crate::{Shape, Target, magnitude, none};
 
 const WORDS: &[&[u8]] = &[
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b"\"",
-    b"null",
-    b"true",
     b"-1",
     b"1e400",
     b"\"\\u0000\"",
@@ -40,7 +31,7 @@ pub(super) const REVIEW: Target = Target {
     name: "admission_review",
     holds: "an answer is a review of the same uid in printable text; a patch is there only where it is allowed, and it applies",
     max_len: 16 * 1024,
-    words: WORDS,
+    words: &[JSON, WORDS],
     seeds: none,
     run: admission,
 };
@@ -49,7 +40,7 @@ pub(super) const INJECTION: Target = Target {
     name: "injection",
     holds: "a patch stays inside what injection may touch, applies, and a second injection changes nothing",
     max_len: 16 * 1024,
-    words: &[
+    words: &[&[
         b"\n",
         b"  ",
         b"- ",
@@ -85,7 +76,7 @@ pub(super) const INJECTION: Target = Target {
         b"terminationGracePeriodSeconds: -1",
         b"metadata:",
         b"annotations:",
-    ],
+    ]],
     seeds: pods,
     run: injection,
 };

@@ -27,7 +27,7 @@ pub(super) const WIRE: Target = Target {
     name: "xds_wire",
     holds: "delta messages read as Envoy's own types read them, and come back as they were written",
     max_len: 4096,
-    words: &[
+    words: &[&[
         b"\x0a",
         b"\x12",
         b"\x1a",
@@ -43,7 +43,7 @@ pub(super) const WIRE: Target = Target {
         b"\x1a\x01a",
         b"\x22\x01b",
         b"\x2a\x06\x0a\x01k\x12\x01v",
-    ],
+    ]],
     seeds: none,
     run: wire,
 };
@@ -52,7 +52,7 @@ pub(super) const RESOURCES: Target = Target {
     name: "xds_resources",
     holds: "any resource is in force or refused; refused, what was in force stays; sent twice, nothing changes",
     max_len: 8 * 1024,
-    words: &[
+    words: &[&[
         b"\x0a",
         b"\x12",
         b"\x1a",
@@ -80,7 +80,7 @@ pub(super) const RESOURCES: Target = Target {
         b"198.18.0.1",
         b"::",
         b"type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
-    ],
+    ]],
     seeds: bodies,
     run: resources,
 };
