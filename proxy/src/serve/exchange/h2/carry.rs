@@ -8,16 +8,15 @@ use http::request::Parts;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    flow::{Flow, FlowError},
+    flow::{Flow, FlowError, Stall},
     reply::Reply,
 };
 use crate::{
     http::{Edits, RequestHead, h2::forwarded},
-    net::{Conn, Deadline, Io},
+    net::{Conn, Io},
     serve::{
         Worker,
         exchange::{
-            STALL,
             attempts::{Answered, Carrier, Kept, PATIENCE, is_safe, own_edits},
             fault::Fault,
             record::Record,
@@ -174,9 +173,8 @@ impl H2<'_> {
             Ok(sent) => sent,
             Err(error) => return Err(Fault { unsent: true, ..gone(&error, lease.reused) }),
         };
-        let mut deadline = Deadline::default();
+        let mut stall = Stall::default();
         let mut sending = !self.request.is_done();
-        let mut moved = self.request.moved;
         let head = poll_fn(|cx| {
             if sending {
                 match self.request.poll(cx, &mut rest) {
@@ -198,17 +196,11 @@ impl H2<'_> {
             if self.reply.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Fault::upstream(ResponseFlags::DC, 0, "the caller took its request back")));
             }
-            // A caller may send when it likes; an endpoint that has been sent a request takes it.
-            if sending && self.request.waits == super::flow::Waits::ForReceiver {
-                if deadline.is_clear() || self.request.moved != moved {
-                    deadline.set(STALL);
-                }
-                moved = self.request.moved;
-            } else {
-                deadline.clear();
+            if !sending {
+                return Poll::Pending;
             }
-            deadline
-                .poll(cx)
+            stall
+                .poll(cx, self.request)
                 .map(|()| Err(Fault::upstream(ResponseFlags::UT, 504, "the upstream stopped reading the request")))
         })
         .await?;

@@ -2,13 +2,17 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use smallvec::SmallVec;
 
+use crate::{net::Deadline, serve::exchange::STALL};
+
 /// Bytes of a request that are kept until it is answered, so that it can be sent again.
 const HELD: usize = 64 * 1024;
+/// Chunks below this size are copied together to be kept: each is a part of a larger buffer, which it would keep as well.
+const SMALL: usize = 4 * 1024;
 
 /// Why a flow did not come to its end.
 #[derive(Debug)]
@@ -21,7 +25,7 @@ pub(super) enum FlowError {
 
 /// What a flow that is not done waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
+enum Waits {
     /// Data.
     ForSender,
     /// Room.
@@ -44,12 +48,14 @@ pub(super) struct Flow {
     /// Bytes of data read.
     pub moved: u64,
     /// What the last poll waited for.
-    pub waits: Waits,
+    waits: Waits,
 }
 
 #[derive(Default)]
 struct Held {
     chunks: SmallVec<[Bytes; 2]>,
+    /// Small ones behind them, which have been sent.
+    tail: BytesMut,
     bytes: usize,
     /// The chunk that is sent next.
     next: usize,
@@ -97,6 +103,7 @@ impl Flow {
     /// It is sent again from its beginning.
     pub(super) fn again(&mut self) {
         if let Some(held) = &mut self.held {
+            held.close();
             held.next = 0;
             self.chunk = Bytes::new();
             self.done = self.is_empty;
@@ -183,6 +190,27 @@ impl Flow {
     }
 }
 
+/// How long a receiver has taken nothing of what is there for it. A sender may be quiet for hours; a receiver that does not move holds
+/// buffers and a connection.
+#[derive(Default)]
+pub(super) struct Stall {
+    deadline: Deadline,
+    moved: u64,
+}
+
+impl Stall {
+    /// Ready when the receiver of this flow, polled just before, has taken nothing for [`STALL`].
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, flow: &Flow) -> Poll<()> {
+        if flow.done || flow.waits == Waits::ForSender {
+            self.deadline.clear();
+        } else if self.deadline.is_clear() || flow.moved != self.moved {
+            self.deadline.set(STALL);
+        }
+        self.moved = flow.moved;
+        self.deadline.poll(cx)
+    }
+}
+
 impl Held {
     fn next(&mut self) -> Option<Bytes> {
         let chunk = self.chunks.get(self.next)?.clone();
@@ -199,8 +227,19 @@ impl Held {
         self.bytes = self.bytes.saturating_add(data.len());
         if self.lost || self.bytes > HELD {
             *self = Self { lost: true, ..Self::default() };
-        } else if !data.is_empty() {
+        } else if data.len() < SMALL {
+            self.tail.extend_from_slice(data);
+        } else {
+            self.close();
             self.chunks.push(data.clone());
+            self.next = self.chunks.len();
+        }
+    }
+
+    /// The small chunks become one.
+    fn close(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push(self.tail.split().freeze());
             self.next = self.chunks.len();
         }
     }

@@ -8,7 +8,7 @@ use http::{Request, request::Parts};
 
 use super::{
     carry::{Answer, H2},
-    flow::{Flow, FlowError, Waits},
+    flow::{Flow, FlowError, Stall},
     reply::{Reply, answer},
 };
 use crate::{
@@ -16,12 +16,11 @@ use crate::{
         Edits, RequestHead,
         h2::{self as http2, grpc},
     },
-    net::Deadline,
     policy::until_refused,
     serve::{
         Worker,
         exchange::{
-            NOT_DELIVERED, STALL, Side,
+            NOT_DELIVERED, Side,
             attempts::{self, Answered, Outcome},
             fault::Fault,
             record::Record,
@@ -57,9 +56,16 @@ pub(super) async fn serve(
     let mut flow = Flow::new(body, true);
     // A request that is refused from its beginning is answered.
     let admission = side.admission().filter(|admission| !admission.is_refused());
-    let done =
-        until_refused(admission, within(&worker, &side, &parts, &head, &mut flow, &mut reply, &mut record)).await;
-    if done.is_none() {
+    let exchange = Exchange {
+        worker: &worker,
+        side: &side,
+        parts: &parts,
+        head: &head,
+        request: &mut flow,
+        reply: &mut reply,
+        record: &mut record,
+    };
+    if until_refused(admission, exchange.in_time()).await.is_none() {
         if let Some(admission) = admission {
             tell_refused(&worker, admission);
             record.reason = admission.denied().map(|denied| denied.to_string());
@@ -71,75 +77,83 @@ pub(super) async fn serve(
     record.finish(&worker, &side, peer, Some(&head));
 }
 
-/// The exchange, in the time that a gRPC caller gives it.
-async fn within(
-    worker: &Worker,
-    side: &Side,
-    parts: &Parts,
-    head: &RequestHead,
-    request: &mut Flow,
-    reply: &mut Reply,
-    record: &mut Record,
-) {
-    let limit = grpc::timeout(&parts.headers).filter(|_| record.is_grpc);
-    let Some(limit) = limit else { return exchange(worker, side, parts, head, request, reply, record).await };
-    let exchange = exchange(worker, side, parts, head, request, reply, record);
-    if tokio::time::timeout(limit, exchange).await.is_ok() {
-        return;
-    }
-    let fault = Fault::own(504, ResponseFlags::UT, format!("the caller's deadline of {limit:?} has passed"));
-    if reply.has_begun() {
-        record.flags |= fault.flag;
-        record.reason = Some(fault.detail);
-        record.grpc_status = Some(grpc::DEADLINE_EXCEEDED);
-        reply.reset(Reason::CANCEL);
-    } else {
-        reply.own(record, Some(head), &fault);
-    }
+/// A request whose head can be read.
+struct Exchange<'a> {
+    worker: &'a Worker,
+    side: &'a Side,
+    parts: &'a Parts,
+    head: &'a RequestHead,
+    request: &'a mut Flow,
+    reply: &'a mut Reply,
+    record: &'a mut Record,
 }
 
-async fn exchange(
-    worker: &Worker,
-    side: &Side,
-    parts: &Parts,
-    head: &RequestHead,
-    request: &mut Flow,
-    reply: &mut Reply,
-    record: &mut Record,
-) {
-    let outcome = match side {
+impl Exchange<'_> {
+    /// The whole of it, in the time that a gRPC caller gives it.
+    async fn in_time(mut self) {
+        let limit = grpc::timeout(&self.parts.headers).filter(|_| self.record.is_grpc);
+        let Some(limit) = limit else { return self.whole().await };
+        if tokio::time::timeout(limit, self.whole()).await.is_ok() {
+            return;
+        }
+        let Self { head, reply, record, .. } = self;
+        let fault = Fault::own(504, ResponseFlags::UT, format!("the caller's deadline of {limit:?} has passed"));
+        if reply.has_begun() {
+            record.flags |= fault.flag;
+            record.reason = Some(fault.detail);
+            record.grpc_status = Some(grpc::DEADLINE_EXCEEDED);
+            reply.reset(Reason::CANCEL);
+        } else {
+            reply.own(record, Some(head), &fault);
+        }
+    }
+
+    async fn whole(&mut self) {
+        let answered = self.answer().await;
+        let Self { side, head, request, reply, record, .. } = self;
+        match answered {
+            Ok(Outcome::Answered(answered)) => pass_on(request, reply, answered, record).await,
+            Ok(Outcome::Own { status, flag, reason }) => {
+                reply.own(record, Some(head), &Fault::own(status, flag, reason));
+            }
+            // A proxy of the mesh tries another endpoint.
+            Err(fault) if fault.unsent && side.is_mesh_caller() => {
+                record.flags |= fault.flag;
+                record.reason = Some(fault.detail);
+                record.code = fault.status;
+                record.complete = true;
+                reply.reset(Reason::REFUSED_STREAM);
+            }
+            Err(fault) => reply.own(record, Some(head), &fault),
+        }
+    }
+
+    /// Finds who answers, and waits until an answer begins.
+    async fn answer(&mut self) -> Result<Outcome<Answer>, Fault> {
+        let Self { worker, side, head, record, .. } = self;
         // Other proxies can go elsewhere; anybody else is served until the deadline.
-        _ if side.is_mesh_caller() && worker.shared.drain.is_closed() => {
+        if side.is_mesh_caller() && worker.shared.drain.is_closed() {
             let fault = Fault::own(503, ResponseFlags::OM, "this proxy is about to end".into());
-            Err(Fault { unsent: true, ..fault })
+            return Err(Fault { unsent: true, ..fault });
         }
-        Side::Outbound { entry } => {
-            let mut carrier = H2 { worker, meant: entry.address, parts, head, request, reply };
-            attempts::to_destination(worker, entry, head, &mut carrier, record).await
-        }
-        Side::Inbound { caller, .. } if caller.admission.is_refused() => {
+        let meant = match side {
+            Side::Outbound { entry } => entry.address,
+            Side::Inbound { app, .. } => *app,
+        };
+        if let Side::Inbound { caller, .. } = side
+            && caller.admission.is_refused()
+        {
             attempts::own_edits(head, record); // for the request's id, by which its refusal is found
             tell_refused(worker, &caller.admission);
             let why = caller.admission.denied().map(|denied| denied.to_string()).unwrap_or_default();
-            Err(Fault::own(403, ResponseFlags::NONE, why))
+            return Err(Fault::own(403, ResponseFlags::NONE, why));
         }
-        Side::Inbound { app, .. } => {
-            let mut carrier = H2 { worker, meant: *app, parts, head, request, reply };
-            carrier.ask_app(record).await.map(Outcome::Answered)
+        let mut carrier =
+            H2 { worker, meant, parts: self.parts, head, request: &mut *self.request, reply: &mut *self.reply };
+        match side {
+            Side::Outbound { entry } => attempts::to_destination(worker, entry, head, &mut carrier, record).await,
+            Side::Inbound { .. } => carrier.ask_app(record).await.map(Outcome::Answered),
         }
-    };
-    match outcome {
-        Ok(Outcome::Answered(answered)) => pass_on(request, reply, answered, record).await,
-        Ok(Outcome::Own { status, flag, reason }) => reply.own(record, Some(head), &Fault::own(status, flag, reason)),
-        // A proxy of the mesh tries another endpoint.
-        Err(fault) if fault.unsent && side.is_mesh_caller() => {
-            record.flags |= fault.flag;
-            record.reason = Some(fault.detail);
-            record.code = fault.status;
-            record.complete = true;
-            reply.reset(Reason::REFUSED_STREAM);
-        }
-        Err(fault) => reply.own(record, Some(head), &fault),
     }
 }
 
@@ -193,8 +207,7 @@ async fn both(
     stream: &mut h2::SendStream<Bytes>,
 ) -> Result<(), (Fault, Option<Reason>)> {
     let mut sending = !request.is_done();
-    let mut deadline = Deadline::default();
-    let mut moved = response.moved;
+    let mut stall = Stall::default();
     poll_fn(|cx| {
         if sending {
             match request.poll(cx, rest) {
@@ -225,16 +238,7 @@ async fn both(
         if stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Err((Fault::upstream(ResponseFlags::DC, 0, "the caller took its request back"), None)));
         }
-        // A quiet upstream may stream events for hours; a caller that takes nothing holds buffers and a connection.
-        if response.waits == Waits::ForReceiver {
-            if deadline.is_clear() || response.moved != moved {
-                deadline.set(STALL);
-            }
-            moved = response.moved;
-        } else {
-            deadline.clear();
-        }
-        deadline.poll(cx).map(|()| {
+        stall.poll(cx, response).map(|()| {
             let fault = Fault::upstream(ResponseFlags::SI, 0, "the caller stopped taking the answer");
             Err((fault, Some(Reason::CANCEL)))
         })
