@@ -14,4 +14,4 @@ pub use conn::Conn;
 pub use deadline::Deadline;
 pub use io::{Io, connect, tune};
 pub use random::random;
-pub use wire::Wire;
+pub use wire::{Trouble, Wire};

@@ -1,6 +1,7 @@
-//! Counts the frames that a peer sends and that move nothing: floods of them cost the receiver work and the sender next to none.
+//! Follows the frames that a peer sends: it counts those that move nothing, and knows when a head has begun and not ended.
 //!
-//! What such a frame costs comes back with time, with requests, and with what is sent to the peer: updates of its windows follow that.
+//! Floods of frames that move nothing cost the receiver work and the sender next to none. What such a frame costs comes back with time,
+//! with requests, and with what is sent to the peer: updates of its windows follow that.
 
 use std::time::Duration;
 
@@ -33,21 +34,47 @@ pub struct FrameGuard {
     skip: usize,
     header: [u8; HEADER],
     has: usize,
+    /// The frame that `skip` belongs to, or the one before: whether its list of headers goes on behind it.
+    list: List,
+    /// Lists of headers that have begun.
+    lists: u64,
     left: u64,
     at: Instant,
+}
+
+/// Where a list of headers stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// None is under way.
+    None,
+    /// Its last frame is being read.
+    Last,
+    /// Another frame of it follows.
+    Continued,
 }
 
 impl FrameGuard {
     /// For what a client sends, or a server.
     pub fn new(from_client: bool) -> Self {
         let skip = if from_client { PREFACE } else { 0 };
-        Self { skip, header: [0; HEADER], has: 0, left: MOST, at: Instant::now() }
+        Self { skip, header: [0; HEADER], has: 0, list: List::None, lists: 0, left: MOST, at: Instant::now() }
     }
 
     /// So many bytes were sent to the peer.
     pub fn sent(&mut self, bytes: usize) {
         let back = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(COST) / BYTES;
         self.left = self.left.saturating_add(back).min(MOST);
+    }
+
+    /// The number of the head that has begun and not ended: a list of headers, or the beginning of a frame. Nothing else can come on the
+    /// connection before its end.
+    pub fn unfinished_head(&self) -> Option<u64> {
+        let unfinished = match self.list {
+            List::Continued => true,
+            List::Last => self.skip > 0,
+            List::None => false,
+        };
+        (unfinished || self.has > 0).then_some(self.lists)
     }
 
     /// These bytes have come.
@@ -83,10 +110,20 @@ impl FrameGuard {
     fn frame(&mut self, now: &impl Fn() -> Instant) -> Result<(), Flood> {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
+        const CONTINUATION: u8 = 9;
         const END_STREAM: u8 = 1;
+        const END_HEADERS: u8 = 4;
         let [high, middle, low, kind, flags, ..] = self.header;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         self.skip = length;
+        if kind != CONTINUATION {
+            self.lists = self.lists.wrapping_add(1);
+        }
+        self.list = match kind {
+            HEADERS | CONTINUATION if flags & END_HEADERS == 0 => List::Continued,
+            HEADERS | CONTINUATION => List::Last,
+            _ => List::None,
+        };
         match kind {
             HEADERS => {
                 self.left = self.left.saturating_add(EACH_REQUEST).min(MOST);
@@ -148,6 +185,34 @@ mod tests {
             ("every second one cancelled", [frame(1, 5, 30), frame(1, 5, 30), frame(3, 0, 4)].concat()),
         ] {
             assert_eq!(until_flood(&mut FrameGuard::new(false), &traffic), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_unfinished_from_its_first_byte_to_its_last() {
+        let begun = frame(1, 0, 30);
+        let more = frame(9, 0, 10);
+        let last = frame(9, 4, 10);
+        let whole = [&begun[..], &more, &last].concat();
+        for size in [1, 3, 9, 50] {
+            let mut guard = FrameGuard::new(false);
+            let mut number = None;
+            let pieces: Vec<&[u8]> = whole.chunks(size).collect();
+            for (at, piece) in pieces.iter().enumerate() {
+                guard.read(piece).unwrap();
+                let now = guard.unfinished_head();
+                assert_eq!(now.is_some(), at + 1 < pieces.len(), "{size}: {at}");
+                if at * size > HEADER && at + 1 < pieces.len() {
+                    assert_eq!(*number.get_or_insert(now), now, "one head, one number");
+                }
+            }
+            // Between frames, and within the payload of others, nothing is owed.
+            let data = frame(0, 0, 100);
+            guard.read(&data[..50]).unwrap();
+            assert_eq!(guard.unfinished_head(), None);
+            guard.read(&data[50..]).unwrap();
+            guard.read(&begun[..5]).unwrap();
+            assert!(guard.unfinished_head().is_some() && guard.unfinished_head() != number.flatten());
         }
     }
 

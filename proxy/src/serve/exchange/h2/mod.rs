@@ -11,11 +11,14 @@ mod stream;
 use std::{future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use h2::server::{Builder, Connection};
+use h2::{
+    Reason,
+    server::{Builder, Connection},
+};
 
 use super::{HEAD, Side};
 use crate::{
-    net::{Conn, Deadline, Wire},
+    net::{Conn, Deadline, Trouble, Wire},
     policy::until_refused,
     serve::{Worker, refuse::tell_refused},
     upstream::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW},
@@ -28,16 +31,18 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, conn: Conn, peer: SocketAddr, side: Side) {
+    let wire = Wire::from_client(conn);
+    let trouble = wire.trouble();
     let handshake = Builder::new()
         .max_concurrent_streams(STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake::<_, Bytes>(Wire::from_client(conn));
+        .handshake::<_, Bytes>(wire);
     let connection = match tokio::time::timeout(HEAD, handshake).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return broken(&worker, &side, peer, &error),
+        Ok(Err(error)) => return broken(&worker, &side, peer, trouble.get(), &error),
         Err(_) => return worker.refused(side.direction(), "http2_preface_slow"),
     };
     let side = Rc::new(side);
@@ -46,7 +51,7 @@ pub(super) async fn serve(worker: Rc<Worker>, conn: Conn, peer: SocketAddr, side
     let ended = until_refused(admission, accept(&worker, connection, peer, &side)).await;
     match ended {
         Some(Ok(())) => {}
-        Some(Err(error)) => broken(&worker, &side, peer, &error),
+        Some(Err(error)) => broken(&worker, &side, peer, trouble.get(), &error),
         None => {
             if let Some(admission) = admission {
                 tell_refused(&worker, admission);
@@ -105,13 +110,15 @@ async fn accept(
 }
 
 /// A connection that ended by the caller's fault. One that was just cut is nothing to tell of.
-fn broken(worker: &Worker, side: &Side, peer: SocketAddr, error: &h2::Error) {
+fn broken(worker: &Worker, side: &Side, peer: SocketAddr, trouble: Option<Trouble>, error: &h2::Error) {
     if error.is_remote() {
         return;
     }
-    let reason = match error.get_io() {
-        Some(error) if error.get_ref().is_some_and(|inner| inner.is::<crate::http::h2::Flood>()) => "http2_flood",
-        Some(_) => return,
+    let reason = match trouble {
+        Some(Trouble::Flood(_)) => "http2_flood",
+        Some(Trouble::SlowHead) => "http2_head_slow",
+        None if error.is_io() => return,
+        None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => "http2_flood",
         None => "http2_error",
     };
     worker.refused(side.direction(), reason);
