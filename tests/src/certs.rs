@@ -18,6 +18,7 @@ use rustls::{
 /// A certificate with its key.
 pub struct Certificate {
     chain: Vec<CertificateDer<'static>>,
+    pem: String,
     key: KeyPair,
 }
 
@@ -38,7 +39,12 @@ impl Certificate {
         params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(1);
         params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
         let leaf = params.signed_by(&key, &issuer).unwrap();
-        Self { chain: vec![leaf.der().clone()], key }
+        Self { chain: vec![leaf.der().clone()], pem: leaf.pem(), key }
+    }
+
+    /// PEM of the certificate and of its key, for programs that read files.
+    pub fn pem(&self) -> (&str, String) {
+        (&self.pem, self.key.serialize_pem())
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod app;
 pub mod certs;
+pub mod envoy;
 pub mod http;
 pub mod http2;
 pub mod load;

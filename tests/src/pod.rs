@@ -31,6 +31,7 @@ pub struct PodSpec {
     annotations: Value,
     ports: Vec<(String, u16)>,
     outside: bool,
+    foreign: bool,
     redirect: bool,
     token: Option<String>,
     env: Vec<(String, String)>,
@@ -46,6 +47,7 @@ impl PodSpec {
             annotations: json!({}),
             ports: Vec::new(),
             outside: false,
+            foreign: false,
             redirect: true,
             token: None,
             env: Vec::new(),
@@ -78,6 +80,13 @@ impl PodSpec {
     #[must_use]
     pub fn outside(mut self) -> Self {
         self.outside = true;
+        self
+    }
+
+    /// Is of the mesh, with its redirect, by a proxy that is not Weir's: the test starts it.
+    #[must_use]
+    pub fn foreign(mut self) -> Self {
+        self.foreign = true;
         self
     }
 
@@ -155,10 +164,10 @@ impl Pod {
         };
         fs::create_dir_all(&pod.folder).unwrap();
         pod.write();
-        if !pod.spec.outside {
-            if pod.spec.redirect {
-                pod.apply_redirect();
-            }
+        if !pod.spec.outside && pod.spec.redirect {
+            pod.apply_redirect();
+        }
+        if pod.has_proxy() {
             fs::write(pod.folder.join("root-cert.pem"), world.root()).unwrap();
             match &pod.spec.token {
                 None => pod.set_token(&pod.own_token()),
@@ -168,6 +177,10 @@ impl Pod {
             pod.start_proxy();
         }
         pod
+    }
+
+    fn has_proxy(&self) -> bool {
+        !self.spec.outside && !self.spec.foreign
     }
 
     /// The token that the cluster would give to this pod.
@@ -265,9 +278,9 @@ impl Pod {
         Some(Client::new(stream).get("/healthz/ready"))
     }
 
-    /// Waits until the proxy is ready; nothing to wait for outside of the mesh.
+    /// Waits until the proxy is ready; nothing to wait for where there is none of ours.
     pub fn wait_ready(&self) {
-        if !self.spec.outside {
+        if self.has_proxy() {
             until(&format!("{} is ready", self.name), || {
                 assert!(self.proxy(Process::is_running), "the proxy of {} ended", self.name);
                 self.readiness().filter(|response| response.status == 200)

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, bail};
@@ -20,6 +21,8 @@ pub const BINARY_ENV: &str = "WEIR_BENCH_ENVOY";
 /// # Errors
 /// Where it can not be had; the text names what to do.
 pub fn envoy() -> anyhow::Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = std::env::var_os(BINARY_ENV).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
@@ -46,14 +49,15 @@ pub fn envoy() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
+/// The folder for what is fetched once, as the Makefile has it. Root's is not below its home: Envoy runs as a user that can not look
+/// into it.
 fn cache() -> anyhow::Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => {
-            PathBuf::from(std::env::var_os("HOME").context("neither HOME nor XDG_CACHE_HOME is set")?).join(".cache")
-        }
+    let set = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folder = match set("CACHE") {
+        Some(folder) => folder,
+        None if nix::unistd::geteuid().is_root() => PathBuf::from("/var/cache/weir"),
+        None => set("HOME").context("neither CACHE nor HOME is set")?.join(".cache/weir"),
     };
-    let folder = base.join("weir");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
 }
