@@ -19,6 +19,10 @@ const EACH_SECOND: u64 = 200 * COST;
 const EACH_REQUEST: u64 = COST / 2;
 /// Comes back for so many bytes sent to the peer.
 const BYTES: u64 = 256;
+/// Data frames of less than this are small.
+const SMALL: usize = 256;
+/// So many small ones are read before those who wait for them have their turn: each takes more memory than it has data.
+const AT_ONCE: u32 = 2000;
 /// The preface of a client.
 const PREFACE: usize = 24;
 
@@ -38,6 +42,8 @@ pub struct FrameGuard {
     list: List,
     /// Lists of headers that have begun.
     lists: u64,
+    /// Small frames of data since the last turn of others.
+    small: u32,
     left: u64,
     at: Instant,
 }
@@ -57,7 +63,7 @@ impl FrameGuard {
     /// For what a client sends, or a server.
     pub fn new(from_client: bool) -> Self {
         let skip = if from_client { PREFACE } else { 0 };
-        Self { skip, header: [0; HEADER], has: 0, list: List::None, lists: 0, left: MOST, at: Instant::now() }
+        Self { skip, header: [0; HEADER], has: 0, list: List::None, lists: 0, small: 0, left: MOST, at: Instant::now() }
     }
 
     /// So many bytes were sent to the peer.
@@ -75,6 +81,15 @@ impl FrameGuard {
             List::None => false,
         };
         (unfinished || self.has > 0).then_some(self.lists)
+    }
+
+    /// True from time to time while many small frames come: then others have their turn.
+    pub fn is_others_turn(&mut self) -> bool {
+        let turn = self.small >= AT_ONCE;
+        if turn {
+            self.small = 0;
+        }
+        turn
     }
 
     /// These bytes have come.
@@ -129,7 +144,10 @@ impl FrameGuard {
                 self.left = self.left.saturating_add(EACH_REQUEST).min(MOST);
                 Ok(())
             }
-            DATA if length > 0 || flags & END_STREAM != 0 => Ok(()),
+            DATA if length > 0 || flags & END_STREAM != 0 => {
+                self.small = self.small.saturating_add(u32::from(length < SMALL));
+                Ok(())
+            }
             _ => self.charge(now),
         }
     }
@@ -214,6 +232,16 @@ mod tests {
             guard.read(&begun[..5]).unwrap();
             assert!(guard.unfinished_head().is_some() && guard.unfinished_head() != number.flatten());
         }
+    }
+
+    #[test]
+    fn many_small_frames_give_others_their_turn() {
+        let mut guard = FrameGuard::new(false);
+        let turns = |guard: &mut FrameGuard, frame: &[u8]| {
+            (0..10_000).filter(|_| guard.read(frame).is_ok() && guard.is_others_turn()).count()
+        };
+        assert_eq!(turns(&mut guard, &frame(0, 0, 5)), 5);
+        assert_eq!(turns(&mut guard, &frame(0, 0, 1000)), 0);
     }
 
     #[test]
