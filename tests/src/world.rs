@@ -149,7 +149,8 @@ impl World {
         fs::remove_file(self.dir.join("config").join(format!("{name}.yaml"))).unwrap();
     }
 
-    /// A Service `198.19.0.LAST` for pods with these labels; ports are `(name, port, target port)`, the name may be empty.
+    /// A Service `198.19.0.LAST` for pods with these labels; ports are `(name, port, target port)`. The name may be empty, and
+    /// `NAME@PROTOCOL` sets `appProtocol`.
     pub fn service(&self, name: &str, last: u8, selector: &Value, ports: &[(&str, u16, u16)]) -> Ipv4Addr {
         let ip = Ipv4Addr::new(198, 19, 0, last);
         let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x1000 + u16::from(last));
@@ -157,8 +158,12 @@ impl World {
             .iter()
             .map(|(name, port, target)| {
                 let mut value = json!({"port": port, "targetPort": target});
+                let (name, protocol) = name.split_once('@').map_or((*name, None), |(name, said)| (name, Some(said)));
                 if !name.is_empty() {
                     value["name"] = json!(name);
+                }
+                if let Some(protocol) = protocol {
+                    value["appProtocol"] = json!(protocol);
                 }
                 value
             })

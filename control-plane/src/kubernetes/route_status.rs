@@ -155,7 +155,7 @@ fn accepted(facts: &RouteFacts, world: &World, name: &Name, port: Option<i64>) -
     }
     if ports.all(|port| port.protocol == Protocol::Opaque) {
         let message = format!(
-            "no {asked} of Service {name} speaks HTTP/1.1 by its name or appProtocol: the rules have no effect on it"
+            "no {asked} of Service {name} speaks HTTP by its name or appProtocol: the rules have no effect on it"
         );
         return Verdict::no("UnsupportedProtocol", message);
     }

@@ -77,7 +77,7 @@ pub fn references<'a>(
         };
         if parent && found.protocol == Protocol::Opaque {
             let message = format!(
-                "port {number} of Service {target} does not speak HTTP/1.1 by its name or appProtocol: rules have no effect on it"
+                "port {number} of Service {target} does not speak HTTP by its name or appProtocol: rules have no effect on it"
             );
             errors.push((at.key("port"), message));
         }

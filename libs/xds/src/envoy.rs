@@ -11,6 +11,7 @@ pub use envoy::{
         listener::http_inspector::v3 as http_inspector,
         network::{http_connection_manager::v3 as hcm, rbac::v3 as network_rbac, tcp_proxy::v3 as tcp_proxy},
     },
+    extensions::upstreams::http::v3 as upstream_http,
     r#type::matcher::v3 as matcher,
 };
 /// Google's well-known types.
@@ -38,5 +39,9 @@ pub const ROUTER: &str = "envoy.filters.http.router";
 pub const NETWORK_RBAC_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 /// Name of the network RBAC filter in `filters`.
 pub const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
+/// Key of the HTTP options in a cluster's `typed_extension_protocol_options`.
+pub const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Their type URL.
+pub const HTTP_OPTIONS_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Key of the filter state that is the namespace in the caller's identity. Not Envoy's: only our proxy has it.
 pub const PEER_NAMESPACE: &str = "weir.dev/peer-namespace";

@@ -186,7 +186,11 @@ impl Tables {
                 let spec = decode::cluster(&resource.body)?;
                 let service = records.service(spec.service);
                 if let Some(record) = records.clusters.get_mut(name) {
-                    record.cluster.set_info(ClusterInfo { service, connect_timeout: spec.connect_timeout });
+                    record.cluster.set_info(ClusterInfo {
+                        service,
+                        connect_timeout: spec.connect_timeout,
+                        version: spec.version,
+                    });
                     record.info_said = true;
                 }
             }

@@ -140,7 +140,7 @@ impl Conn {
         let mut byte = [MaybeUninit::uninit()];
         let nothing =
             |result: io::Result<usize>| matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        self.is_quiet() && nothing(SockRef::from(self.io.tcp()).peek(&mut byte))
+        self.is_quiet() && self.io.tcp().is_none_or(|tcp| nothing(SockRef::from(tcp).peek(&mut byte)))
     }
 
     /// True if nothing has arrived on an idle connection: no end of stream, no error and no byte that nobody asked for.

@@ -10,7 +10,7 @@ use std::{
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{client, server};
@@ -31,15 +31,18 @@ pub enum Io {
     Client(Box<client::TlsStream<TcpStream>>),
     /// Mutual TLS, our side was called.
     Server(Box<server::TlsStream<TcpStream>>),
+    /// Inside this process: somebody at its other end speaks for an upstream.
+    Memory(DuplexStream),
 }
 
 impl Io {
-    /// The TCP stream underneath.
-    pub fn tcp(&self) -> &TcpStream {
+    /// The TCP stream underneath, where there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Client(stream) => stream.get_ref().0,
-            Self::Server(stream) => stream.get_ref().0,
+            Self::Plain(stream) => Some(stream),
+            Self::Client(stream) => Some(stream.get_ref().0),
+            Self::Server(stream) => Some(stream.get_ref().0),
+            Self::Memory(_) => None,
         }
     }
 }
@@ -50,6 +53,7 @@ impl AsyncRead for Io {
             Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Self::Client(s) => Pin::new(s).poll_read(cx, buf),
             Self::Server(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Memory(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -60,6 +64,7 @@ impl AsyncWrite for Io {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Self::Client(s) => Pin::new(s).poll_write(cx, buf),
             Self::Server(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Memory(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
@@ -72,6 +77,7 @@ impl AsyncWrite for Io {
             Self::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Client(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Server(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Memory(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -84,6 +90,7 @@ impl AsyncWrite for Io {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
             Self::Client(s) => Pin::new(s).poll_flush(cx),
             Self::Server(s) => Pin::new(s).poll_flush(cx),
+            Self::Memory(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -92,6 +99,7 @@ impl AsyncWrite for Io {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Client(s) => Pin::new(s).poll_shutdown(cx),
             Self::Server(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 }

@@ -111,17 +111,17 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let own = &worker.shared.settings.addresses;
     if !own.is_empty() && !own.contains(&app.ip()) {
         let detail = "this is no address of the pod: somebody sends packets here that are meant for another";
-        return refuse(&worker, IN, &stream, peer, app, "not_our_address", detail);
+        return refuse(&worker, IN, &Io::Plain(stream), peer, app, "not_our_address", detail);
     }
     if OWN_PORTS.contains(&app.port()) {
         let detail = "this port is the proxy's own: only the redirect leads to it";
-        return refuse(&worker, IN, &stream, peer, app, "own_port", detail);
+        return refuse(&worker, IN, &Io::Plain(stream), peer, app, "own_port", detail);
     }
     // Asked now, the answer is here when the handshake is done.
     let _ = Caller::cell(&worker, peer);
     let Some(inbound) = worker.shared.store.inbound() else {
         let detail = "the control plane has not said yet who may call this pod";
-        return refuse(&worker, IN, &stream, peer, app, "not_configured", detail);
+        return refuse(&worker, IN, &Io::Plain(stream), peer, app, "not_configured", detail);
     };
     let port = inbound.ports.get(&app.port()).cloned().unwrap_or_else(|| {
         let (protocol, service) = (Protocol::Detect, Service::inbound_passthrough());
@@ -267,7 +267,7 @@ impl Connection {
 
     fn app_refused(&self, error: &Unreachable) {
         let detail = format!("the application does not accept connections: {error}");
-        refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "app_refused", &detail);
+        refuse(&self.worker, IN, &self.conn.io, self.peer, self.app, "app_refused", &detail);
     }
 
     /// Decides by what the client sends first; `None` if the connection is over.
@@ -376,7 +376,7 @@ impl Connection {
         }
         let Some(config) = self.worker.shared.tls.server_config(kind) else {
             let detail = "this proxy has no certificate yet";
-            refuse(&self.worker, IN, self.conn.io.tcp(), self.peer, self.app, "no_certificate", detail);
+            refuse(&self.worker, IN, &self.conn.io, self.peer, self.app, "no_certificate", detail);
             return None;
         };
         let Io::Plain(stream) = self.conn.io else { return None };
@@ -407,7 +407,7 @@ impl Connection {
         };
         self.conn = Conn::new(Io::Server(Box::new(stream)));
         let Some(identity) = identity else {
-            reset(self.conn.io.tcp());
+            reset(&self.conn.io);
             self.worker.refused(IN, "no_identity");
             return None;
         };
@@ -422,7 +422,7 @@ impl Connection {
             // Callers of the mesh get an answer to each request.
             if admission.principal().is_none() {
                 tell_refused(&self.worker, &admission);
-                reset(self.conn.io.tcp());
+                reset(&self.conn.io);
                 return None;
             }
         } else if let Some(called) = self.called {
@@ -438,7 +438,7 @@ impl Connection {
         let admission = self.judge(identity);
         if admission.is_refused() {
             tell_refused(&self.worker, &admission);
-            return reset(self.conn.io.tcp());
+            return reset(&self.conn.io);
         }
         let called = match self.called.take() {
             Some(called) => called,

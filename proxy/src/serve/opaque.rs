@@ -42,7 +42,7 @@ pub(super) async fn to_cluster(
     let refused = |caller: &Conn, reason, detail: &str| {
         labels(worker, Direction::Outbound, &Peer::unknown(), &service, ResponseFlags::UH, SecurityPolicy::Unknown)
             .closed();
-        refuse(worker, Direction::Outbound, caller.io.tcp(), peer, entry.address, reason, detail);
+        refuse(worker, Direction::Outbound, &caller.io, peer, entry.address, reason, detail);
     };
     let Some(endpoints) = cluster.endpoints().as_ref().cloned() else {
         return refused(&caller, "no_endpoints", "the endpoints of this Service are not known yet");
@@ -113,7 +113,7 @@ pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, peer: SocketA
             carry(worker, &series, &facts, &mut caller, &mut called).await;
         }
         Err(error) => {
-            reset(caller.io.tcp());
+            reset(&caller.io);
             labels(worker, Direction::Outbound, &Peer::unknown(), &service, ResponseFlags::UF, SecurityPolicy::Unknown)
                 .closed();
             tracing::info!(%destination, %error, "an address outside the mesh was not reached");
@@ -203,8 +203,8 @@ async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &
     };
     if why.is_some() {
         // What one side suffered the other one sees, too: a cut stream must not look like a finished one.
-        reset(caller.io.tcp());
-        reset(called.io.tcp());
+        reset(&caller.io);
+        reset(&called.io);
     }
     log(worker, facts, flags, why.as_deref(), start.elapsed(), total);
 }

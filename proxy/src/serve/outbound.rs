@@ -33,7 +33,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     }
     let Some(entry) = worker.shared.store.outbound(destination) else {
         let detail = "this pod has connections open to more destinations than the proxy keeps";
-        return refuse(&worker, OUT, conn.io.tcp(), peer, destination, "too_many_destinations", detail);
+        return refuse(&worker, OUT, &conn.io, peer, destination, "too_many_destinations", detail);
     };
     let known = entry.answer().as_ref().clone();
     let answer = match known {
@@ -46,7 +46,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         Answer::Waiting => {
             let trouble = worker.shared.store.trouble();
             let detail = trouble.as_deref().map_or("the control plane has not answered", String::as_str);
-            refuse(&worker, OUT, conn.io.tcp(), peer, destination, "destination_not_known_yet", detail);
+            refuse(&worker, OUT, &conn.io, peer, destination, "destination_not_known_yet", detail);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Endpoint, RetryBudget};
-use crate::telemetry::Service;
+use crate::{http::Version, telemetry::Service};
 
 /// What the configuration says of a cluster.
 #[derive(Debug, Clone)]
@@ -14,11 +14,13 @@ pub struct ClusterInfo {
     pub service: Option<Arc<Service>>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
+    /// The version of HTTP that its endpoints are called in; none: the caller's.
+    pub version: Option<Version>,
 }
 
 impl Default for ClusterInfo {
     fn default() -> Self {
-        Self { service: None, connect_timeout: Duration::from_secs(1) }
+        Self { service: None, connect_timeout: Duration::from_secs(1), version: None }
     }
 }
 

@@ -18,4 +18,4 @@ pub use budget::RetryBudget;
 pub use cluster::{Cluster, ClusterInfo, EndpointSet};
 pub use endpoint::{Endpoint, EndpointState, InFlight, Registry, Workload};
 pub use pool::{Connected, Connector, Key, Pool, Unreachable};
-pub use shared::{CONNECTION_WINDOW, HEADER_LIST, Lease, SEND_BUFFER, STREAM_WINDOW, SharedPool};
+pub use shared::{CONNECTION_WINDOW, HEADER_LIST, Lease, SEND_BUFFER, STREAM_WINDOW, SharedPool, alone};

@@ -94,6 +94,22 @@ impl Drop for Lease {
 }
 
 impl Line {
+    /// Begins HTTP/2 on a new connection. Where it `pings`, a silent peer is found out.
+    async fn begin(conn: Conn, pings: bool) -> Result<Self, h2::Error> {
+        let (send, connection) = Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST)
+            .max_send_buffer_size(SEND_BUFFER)
+            .initial_max_send_streams(STREAMS)
+            .handshake::<_, Bytes>(Wire::to_server(conn))
+            .await?;
+        let state = Rc::new(State { streams: Cell::new(0), gone: Cell::new(false), idle: Cell::new(Instant::now()) });
+        tokio::task::spawn_local(drive(connection, state.clone(), pings));
+        Ok(Self { send, state })
+    }
+
     /// False where the connection has ended, or the peer has said that it takes no more.
     fn is_alive(&mut self) -> bool {
         !self.state.gone.get()
@@ -142,19 +158,7 @@ impl SharedPool {
     /// # Errors
     /// What the connection says.
     pub async fn begin(&self, key: Key, to: Option<&Endpoint>, conn: Conn) -> Result<Lease, h2::Error> {
-        let (send, connection) = Builder::new()
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST)
-            .max_send_buffer_size(SEND_BUFFER)
-            .initial_max_send_streams(STREAMS)
-            .handshake::<_, Bytes>(Wire::to_server(conn))
-            .await?;
-        let state = Rc::new(State { streams: Cell::new(0), gone: Cell::new(false), idle: Cell::new(Instant::now()) });
-        let pings = to.is_some_and(|to| to.mesh.is_some());
-        tokio::task::spawn_local(drive(connection, state.clone(), pings));
-        let line = Line { send, state };
+        let line = Line::begin(conn, to.is_some_and(|to| to.mesh.is_some())).await?;
         let lease = line.lease(false);
         let mut lists = self.lists.borrow_mut();
         let list =
@@ -184,6 +188,14 @@ impl SharedPool {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The right to send one request over a connection that nobody else uses, and that ends with it.
+///
+/// # Errors
+/// What the connection says.
+pub async fn alone(conn: Conn) -> Result<Lease, h2::Error> {
+    Ok(Line::begin(conn, false).await?.lease(false))
 }
 
 /// Moves a connection's frames until it ends.

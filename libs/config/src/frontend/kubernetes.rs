@@ -12,8 +12,8 @@ use weir_mesh::{
 };
 
 use crate::model::{
-    Addressing, Condition, Endpoint, EndpointPort, EndpointSet, Name, Protocol, Service, ServicePort, TargetPort,
-    Workload, WorkloadPort,
+    Addressing, Condition, Endpoint, EndpointPort, EndpointSet, HttpVersion, Name, Protocol, Service, ServicePort,
+    TargetPort, Workload, WorkloadPort,
 };
 
 /// Label of an EndpointSlice: the Service's name.
@@ -48,7 +48,8 @@ pub fn service(object: &core::Service) -> Service {
         };
         let name = port.name.clone().unwrap_or_default();
         let protocol = protocol(&name, port.app_protocol.as_deref());
-        Some(ServicePort { number, name, protocol, target })
+        let version = port.app_protocol.as_deref().and_then(version);
+        Some(ServicePort { number, name, protocol, version, target })
     });
     let mut addresses: Vec<IpAddr> = Vec::new();
     let listed = spec.cluster_ips.unwrap_or_default();
@@ -86,6 +87,16 @@ pub fn protocol(port_name: &str, app_protocol: Option<&str>) -> Protocol {
         "http" | "http2" | "grpc" => Protocol::Http,
         "tcp" | "tls" | "https" | "redis" | "mysql" | "mongo" | "postgres" | "kafka" | "amqp" => Protocol::Opaque,
         _ => Protocol::Undeclared,
+    }
+}
+
+/// The version of HTTP that an `appProtocol` asks for (Kubernetes' own names for it, KEP-3726): the others leave it to the client.
+fn version(app_protocol: &str) -> Option<HttpVersion> {
+    match app_protocol.to_ascii_lowercase().as_str() {
+        "kubernetes.io/h2c" => Some(HttpVersion::Http2),
+        // WebSocket begins as HTTP/1.1 (RFC 6455)
+        "kubernetes.io/ws" => Some(HttpVersion::Http1),
+        _ => None,
     }
 }
 

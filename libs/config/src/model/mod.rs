@@ -17,7 +17,7 @@ pub use route::{
     Backend, HeaderChange, HeaderOp, Matcher, NamedMatcher, PathMatcher, ROUTE_KIND, Route, RouteParent, RouteRule,
     RouteSet, in_precedence,
 };
-pub use service::{Addressing, Protocol, Service, ServicePort, TargetPort};
+pub use service::{Addressing, HttpVersion, Protocol, Service, ServicePort, TargetPort};
 pub use workload::{Workload, WorkloadPort};
 
 use std::{fmt, sync::Arc};

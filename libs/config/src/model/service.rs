@@ -64,6 +64,8 @@ pub struct ServicePort {
     pub name: String,
     /// What it speaks.
     pub protocol: Protocol,
+    /// The version of HTTP that its workloads are to be called in, whatever the client speaks; none where nothing was said.
+    pub version: Option<HttpVersion>,
     /// Where workloads listen.
     pub target: TargetPort,
 }
@@ -77,6 +79,15 @@ pub enum Protocol {
     Opaque,
     /// Nothing was said: found out from the first bytes.
     Undeclared,
+}
+
+/// A version of HTTP, in plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HttpVersion {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2 with prior knowledge
+    Http2,
 }
 
 /// Where workloads listen.

@@ -4,14 +4,20 @@ use std::{net::SocketAddr, time::Duration};
 
 use weir_mesh::Identity;
 use weir_xds::envoy::{
+    HTTP_OPTIONS, HTTP_OPTIONS_TYPE_URL,
     cluster::Cluster,
     core::{Metadata, address::Address, socket_address::PortSpecifier},
     endpoint::{ClusterLoadAssignment, LbEndpoint, lb_endpoint::HostIdentifier},
+    protobuf::Any,
+    upstream_http::{
+        HttpProtocolOptions,
+        http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
+    },
 };
 use weir_xds::prost::Message;
 
 use super::{DecodeError, ServiceSpec, metadata, service, text};
-use crate::telemetry::PeerFields;
+use crate::{http::Version, telemetry::PeerFields};
 
 /// Where a cluster says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,6 +52,8 @@ pub(crate) struct ClusterSpec {
     pub service: Option<ServiceSpec>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
+    /// The version of HTTP that is asked for.
+    pub version: Option<Version>,
 }
 
 /// Decodes a cluster.
@@ -63,7 +71,27 @@ pub(crate) fn cluster(body: &[u8]) -> Result<ClusterSpec, DecodeError> {
         .filter(|time| !time.is_zero())
         .unwrap_or(CONNECT_TIMEOUT)
         .min(MAX_CONNECT_TIMEOUT);
-    Ok(ClusterSpec { service: service(cluster.metadata.as_ref()), connect_timeout })
+    let version = cluster.typed_extension_protocol_options.get(HTTP_OPTIONS).map(version).transpose()?.flatten();
+    Ok(ClusterSpec { service: service(cluster.metadata.as_ref()), connect_timeout, version })
+}
+
+/// The version of HTTP that a cluster asks for.
+fn version(options: &Any) -> Result<Option<Version>, DecodeError> {
+    if options.type_url != HTTP_OPTIONS_TYPE_URL {
+        return Err(DecodeError::new("HTTP options of another type"));
+    }
+    let options = HttpProtocolOptions::decode(&*options.value)?;
+    Ok(match options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
+            Some(ProtocolConfig::HttpProtocolOptions(_)) => Some(Version::Http11),
+            Some(ProtocolConfig::Http2ProtocolOptions(_)) => Some(Version::Http2),
+            Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                return Err(DecodeError::new("a cluster that asks for HTTP/3"));
+            }
+            None => None,
+        },
+        _ => None,
+    })
 }
 
 /// Decodes endpoints.

@@ -14,7 +14,7 @@ use crate::{
     route::Action,
     serve::Worker,
     telemetry::ResponseFlags,
-    upstream::{Endpoint, InFlight, pick},
+    upstream::{ClusterInfo, Endpoint, InFlight, pick},
 };
 
 /// Attempts for one request, the first included.
@@ -57,7 +57,7 @@ pub(super) trait Carrier {
         &mut self,
         to: &Endpoint,
         kept: Kept,
-        connect: Duration,
+        cluster: &ClusterInfo,
         edits: &[&Edits],
     ) -> Result<Self::Answer, Fault>;
 
@@ -191,7 +191,7 @@ pub(super) async fn to_destination<C: Carrier>(
         record.endpoint = Some(endpoint.clone());
         let in_flight = endpoint.state.enter();
         let sent = Instant::now();
-        let fault = match carrier.send(&endpoint, kept, info.connect_timeout, &edits).await {
+        let fault = match carrier.send(&endpoint, kept, &info, &edits).await {
             Ok(answer) => {
                 let latency = sent.elapsed();
                 endpoint.state.answered(latency);

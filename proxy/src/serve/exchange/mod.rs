@@ -4,6 +4,7 @@
 //! [`h1`] and [`h2`] carry a request over a connection; [`fault`] is why that failed, and [`record`] what is told of it.
 
 mod attempts;
+mod convert;
 mod fault;
 mod h1;
 mod h2;
@@ -95,7 +96,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut conn: Conn, peer: SocketAddr, 
             if let Some(admission) = admission {
                 tell_refused(&worker, admission);
             }
-            reset(conn.io.tcp());
+            reset(&conn.io);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     http::{
-        Edits, RequestHead, ResponseHead,
+        Edits, RequestHead, ResponseHead, Version,
         h1::{ForwardRequest, write_request},
     },
     net::{Conn, Io},
@@ -20,13 +20,14 @@ use crate::{
         Worker,
         exchange::{
             attempts::{Answered, Carrier, Kept, PATIENCE, is_safe, own_edits},
+            convert,
             fault::Fault,
             record::Record,
         },
     },
     telemetry::ResponseFlags,
     tls::Alpn,
-    upstream::{Connected, Endpoint},
+    upstream::{ClusterInfo, Connected, Endpoint},
 };
 
 /// The first kept connection that will do.
@@ -56,16 +57,24 @@ impl Carrier for H1<'_> {
         &mut self,
         to: &Endpoint,
         kept: Kept,
-        connect: Duration,
+        cluster: &ClusterInfo,
         edits: &[&Edits],
     ) -> Result<Self::Answer, Fault> {
         let worker = self.worker;
-        let connected = match take(kept, || worker.pool.take(to, Instant::now())) {
-            Some(connected) => connected,
-            None => Box::pin(connected(worker, to, kept, connect)).await?,
+        let limit = cluster.connect_timeout;
+        // A tunnel goes on as it came.
+        let converts =
+            cluster.version == Some(Version::Http2) && self.head.upgrade().is_none() && !self.head.is_connect();
+        let connected = if converts {
+            Box::pin(convert::to_http2(worker, to, kept, limit)).await?
+        } else {
+            match take(kept, || worker.pool.take(to, Instant::now())) {
+                Some(connected) => connected,
+                None => Box::pin(connected(worker, to, kept, limit)).await?,
+            }
         };
         let (upstream, response) = self.over(connected, edits).await?;
-        if to.mesh.is_some() && is_not_delivered(&response) {
+        if (to.mesh.is_some() || converts) && is_not_delivered(&response) {
             let detail = format!("the application behind {} did not accept the request", to.address);
             let fault = Fault::upstream(ResponseFlags::UF, 503, detail);
             return Err(Fault { unsent: true, not_delivered: true, ..fault });
@@ -152,7 +161,15 @@ impl H1<'_> {
 }
 
 /// A new connection to an endpoint, or a kept one that has become free meanwhile.
-async fn connected(worker: &Worker, endpoint: &Endpoint, kept: Kept, limit: Duration) -> Result<Connected, Fault> {
+///
+/// # Errors
+/// [`Fault`]: there is nobody, or no room within [`PATIENCE`].
+pub(in crate::serve::exchange) async fn connected(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    kept: Kept,
+    limit: Duration,
+) -> Result<Connected, Fault> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(_room) = worker.pool.room(endpoint) {

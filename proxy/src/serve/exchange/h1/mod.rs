@@ -11,6 +11,7 @@ use std::{future::poll_fn, net::SocketAddr, task::Poll, time::Duration};
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
+pub(super) use self::carry::connected;
 use self::{body::BodyPump, carry::H1};
 use super::{
     HEAD, NOT_DELIVERED, STALL, Side,
@@ -51,7 +52,7 @@ pub(super) async fn serve(worker: &Worker, mut conn: Conn, peer: SocketAddr, sid
                 if let Some(admission) = admission {
                     tell_refused(worker, admission);
                 }
-                return refuse::reset(conn.io.tcp());
+                return refuse::reset(&conn.io);
             }
             Some(Err(fault)) => {
                 let mut record = Record::new(0);
@@ -139,7 +140,7 @@ async fn counted(
             record.reason = admission.denied().map(|denied| denied.to_string());
         }
         record.flags |= ResponseFlags::LR;
-        refuse::reset(conn.io.tcp());
+        refuse::reset(&conn.io);
         Next::Gone
     });
     record.finish(worker, side, peer, Some(&head));
@@ -284,7 +285,7 @@ async fn answer(
             record.flags |= fault.flag;
             record.reason = Some(fault.detail);
             // The head is out already: a cut connection is the only way left to say that the answer is not whole.
-            refuse::reset(conn.io.tcp());
+            refuse::reset(&conn.io);
             return Next::Gone;
         }
         record.sent = record.sent.saturating_add(pump.moved);

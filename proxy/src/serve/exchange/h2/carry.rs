@@ -5,26 +5,26 @@ use std::{future::poll_fn, net::SocketAddr, task::Poll, time::Duration};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     flow::{Flow, FlowError, Stall},
+    lease::{Peer, lease},
     reply::Reply,
 };
 use crate::{
-    http::{Edits, RequestHead, h2::forwarded},
-    net::{Conn, Io},
+    http::{Edits, RequestHead, Version, h2::forwarded},
     serve::{
         Worker,
         exchange::{
-            attempts::{Answered, Carrier, Kept, PATIENCE, is_safe, own_edits},
+            attempts::{Answered, Carrier, Kept, is_safe, own_edits},
+            convert,
             fault::Fault,
             record::Record,
         },
     },
     telemetry::ResponseFlags,
-    tls::Alpn,
-    upstream::{Endpoint, Key, Lease},
+    upstream::{ClusterInfo, Endpoint, Lease},
 };
 
 /// Connections to the application for one request.
@@ -53,8 +53,19 @@ pub(super) struct Answer {
 impl Carrier for H2<'_> {
     type Answer = Answer;
 
-    async fn send(&mut self, to: &Endpoint, kept: Kept, connect: Duration, edits: &[&Edits]) -> Result<Answer, Fault> {
-        let lease = self.lease(Key::of(to), Some(to), kept, connect).await?;
+    async fn send(
+        &mut self,
+        to: &Endpoint,
+        kept: Kept,
+        cluster: &ClusterInfo,
+        edits: &[&Edits],
+    ) -> Result<Answer, Fault> {
+        let lease = match cluster.version {
+            Some(Version::Http11) if !self.head.is_connect() => {
+                convert::to_http1(self.worker, to, cluster.connect_timeout).await?
+            }
+            _ => lease(self.worker, Peer::Endpoint(to), kept, cluster.connect_timeout).await?,
+        };
         self.over(lease, edits).await.map_err(|fault| Fault {
             // A proxy of the mesh refuses a stream whose application it does not reach.
             not_delivered: fault.not_delivered && to.mesh.is_some(),
@@ -87,7 +98,7 @@ impl H2<'_> {
         let sent = Instant::now();
         let mut kept = Kept::of(self.head);
         for _ in 0..ATTEMPTS {
-            let lease = self.lease(Key::App(app), None, kept, Duration::ZERO).await?;
+            let lease = lease(self.worker, Peer::App(app), kept, Duration::ZERO).await?;
             match self.over(lease, &[&edits]).await {
                 Ok(answer) => {
                     record.first_byte = Some(sent.elapsed());
@@ -109,58 +120,6 @@ impl H2<'_> {
         let detail =
             format!("the application behind {app} ended {ATTEMPTS} connections before it looked at the request");
         Err(Fault { unsent: true, ..Fault::upstream(ResponseFlags::UF, 503, detail) })
-    }
-
-    /// The right to send a request over a connection with room for it.
-    async fn lease(&self, key: Key, to: Option<&Endpoint>, kept: Kept, limit: Duration) -> Result<Lease, Fault> {
-        let pool = &self.worker.shared_pool;
-        if kept != Kept::Never
-            && let Some(lease) = pool.take(key)
-        {
-            return Ok(lease);
-        }
-        Box::pin(async {
-            let end = Instant::now() + PATIENCE;
-            loop {
-                if let Some(_room) = pool.room(key) {
-                    let conn = self.connect(to, limit).await?;
-                    return pool.begin(key, to, conn).await.map_err(|error| {
-                        let fault = Fault::upstream(ResponseFlags::UF, 503, format!("HTTP/2 did not begin: {error}"));
-                        Fault { unsent: true, ..fault }
-                    });
-                }
-                let waited = timeout_at(end, pool.freed(key)).await;
-                if let Some(lease) = pool.take(key) {
-                    return Ok(lease);
-                }
-                // What the others have met would meet this one as well.
-                if waited.is_err() || to.is_some_and(|to| to.state.is_avoided(Instant::now())) {
-                    return Err(Fault::no_room(to.map_or(self.meant, |to| to.address)));
-                }
-            }
-        })
-        .await
-    }
-
-    async fn connect(&self, to: Option<&Endpoint>, limit: Duration) -> Result<Conn, Fault> {
-        let connector = &self.worker.connector;
-        match to {
-            Some(to) => match connector.connect(to, Alpn::Http2, limit).await {
-                Ok(conn) => {
-                    to.state.reached();
-                    Ok(conn)
-                }
-                Err(error) => {
-                    to.state.unreachable(Instant::now());
-                    tracing::debug!(endpoint = %to.address, %error, "endpoint not reached");
-                    Err(Fault::unreachable(&error))
-                }
-            },
-            None => match connector.connect_app(self.meant).await {
-                Ok(stream) => Ok(Conn::new(Io::Plain(stream))),
-                Err(error) => Err(Fault::unreachable(&error)),
-            },
-        }
     }
 
     /// Sends the request over this connection and waits for the head of the answer.

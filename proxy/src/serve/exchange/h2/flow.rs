@@ -2,17 +2,18 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
-use smallvec::SmallVec;
 
-use crate::{net::Deadline, serve::exchange::STALL};
+use super::chunks::Chunks;
+use crate::{
+    net::Deadline,
+    serve::exchange::{NOT_DELIVERED, STALL},
+};
 
 /// Bytes of a request that are kept until it is answered, so that it can be sent again.
 const HELD: usize = 64 * 1024;
-/// Chunks below this size are copied together to be kept: each is a part of a larger buffer, which it would keep as well.
-const SMALL: usize = 4 * 1024;
 
 /// Why a flow did not come to its end.
 #[derive(Debug)]
@@ -37,6 +38,9 @@ pub(super) struct Flow {
     from: RecvStream,
     /// Read and not yet sent.
     chunk: Bytes,
+    /// What has come behind it, still counted against the sender's window. The `h2` crate would keep it as frames: of a stream of small
+    /// ones several times its size, both where it was read and where it waits to be sent.
+    ahead: Chunks,
     held: Option<Held>,
     trailers: Option<HeaderMap>,
     /// There is nothing but the head.
@@ -53,12 +57,10 @@ pub(super) struct Flow {
 
 #[derive(Default)]
 struct Held {
-    chunks: SmallVec<[Bytes; 2]>,
-    /// Small ones behind them, which have been sent.
-    tail: BytesMut,
+    chunks: Chunks,
+    /// What is here is being sent again, up to where the chunks were looked at.
+    again: bool,
     bytes: usize,
-    /// The chunk that is sent next.
-    next: usize,
     /// There was too much to keep.
     lost: bool,
 }
@@ -70,6 +72,7 @@ impl Flow {
         Self {
             from,
             chunk: Bytes::new(),
+            ahead: Chunks::default(),
             held: hold.then(Held::default),
             trailers: None,
             is_empty,
@@ -103,8 +106,8 @@ impl Flow {
     /// It is sent again from its beginning.
     pub(super) fn again(&mut self) {
         if let Some(held) = &mut self.held {
-            held.close();
-            held.next = 0;
+            held.chunks.rewind();
+            held.again = true;
             self.chunk = Bytes::new();
             self.done = self.is_empty;
         }
@@ -114,7 +117,7 @@ impl Flow {
     pub(super) fn release(&mut self) {
         let Some(held) = self.held.take() else { return };
         // What was read and not sent yet.
-        self.held = (held.next < held.chunks.len()).then_some(Held { lost: true, ..held });
+        self.held = (!held.is_sent()).then_some(Held { lost: true, ..held });
     }
 
     /// The trailers that have come.
@@ -130,7 +133,10 @@ impl Flow {
             }
             if !self.chunk.is_empty() {
                 self.waits = Waits::ForReceiver;
-                ready!(self.poll_send(cx, to))?;
+                if self.poll_send(cx, to)?.is_pending() {
+                    let _ = self.read_ahead(cx);
+                    return Poll::Pending;
+                }
                 continue;
             }
             if let Some(chunk) = self.held.as_mut().and_then(Held::next) {
@@ -169,24 +175,46 @@ impl Flow {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
-        match ready!(self.from.poll_data(cx)) {
-            Some(Ok(data)) => {
-                self.moved = self.moved.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-                // One chunk at a time is in hand: the sender may go on while it is sent.
-                let _ = self.from.flow_control().release_capacity(data.len());
-                self.ended = self.from.is_end_stream();
-                if let Some(held) = &mut self.held {
-                    held.keep(&data);
-                }
-                self.chunk = data;
-            }
-            Some(Err(error)) => return Poll::Ready(Err(FlowError::Sender(error))),
+        let came = if self.ahead.is_at_end() { self.read_ahead(cx) } else { Poll::Pending };
+        if let Some(chunk) = self.ahead.take() {
+            self.begin(chunk);
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(came) {
+            Some(error) => Poll::Ready(Err(FlowError::Sender(error))),
             None => {
                 self.trailers = ready!(self.from.poll_trailers(cx)).map_err(FlowError::Sender)?;
+                if let Some(trailers) = &mut self.trailers {
+                    trailers.remove(NOT_DELIVERED);
+                }
                 self.ended = true;
+                Poll::Ready(Ok(()))
             }
         }
-        Poll::Ready(Ok(()))
+    }
+
+    /// The next chunk is in hand.
+    fn begin(&mut self, chunk: Bytes) {
+        self.moved = self.moved.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        // One chunk at a time: the sender may go on while it is sent.
+        let _ = self.from.flow_control().release_capacity(chunk.len());
+        self.ended = self.ahead.is_at_end() && self.from.is_end_stream();
+        if let Some(held) = &mut self.held {
+            held.keep(&chunk);
+        }
+        self.chunk = chunk;
+    }
+
+    /// Takes all that has come; ready where no data will follow, with the error if that is why. It shows again at the next call.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<h2::Error>> {
+        while !self.from.is_end_stream() {
+            match ready!(self.from.poll_data(cx)) {
+                Some(Ok(data)) => self.ahead.push(&data),
+                Some(Err(error)) => return Poll::Ready(Some(error)),
+                None => break,
+            }
+        }
+        Poll::Ready(None)
     }
 }
 
@@ -212,35 +240,24 @@ impl Stall {
 }
 
 impl Held {
-    fn next(&mut self) -> Option<Bytes> {
-        let chunk = self.chunks.get(self.next)?.clone();
-        self.next = self.next.saturating_add(1);
-        Some(chunk)
-    }
-
-    fn is_sent(&self) -> bool {
-        self.next >= self.chunks.len()
-    }
-
     /// Keeps what is sent now.
     fn keep(&mut self, data: &Bytes) {
         self.bytes = self.bytes.saturating_add(data.len());
         if self.lost || self.bytes > HELD {
             *self = Self { lost: true, ..Self::default() };
-        } else if data.len() < SMALL {
-            self.tail.extend_from_slice(data);
         } else {
-            self.close();
-            self.chunks.push(data.clone());
-            self.next = self.chunks.len();
+            self.chunks.push(data);
         }
     }
 
-    /// The small chunks become one.
-    fn close(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push(self.tail.split().freeze());
-            self.next = self.chunks.len();
-        }
+    /// What is to be sent again next.
+    fn next(&mut self) -> Option<Bytes> {
+        let next = self.again.then(|| self.chunks.look()).flatten();
+        self.again = next.is_some();
+        next
+    }
+
+    fn is_sent(&self) -> bool {
+        !self.again || self.chunks.is_at_end()
     }
 }

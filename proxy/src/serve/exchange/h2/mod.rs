@@ -4,7 +4,9 @@
 //! worker's connections, and moves both bodies itself.
 
 mod carry;
+mod chunks;
 mod flow;
+mod lease;
 mod reply;
 mod stream;
 
@@ -16,6 +18,7 @@ use h2::{
     server::{Builder, Connection},
 };
 
+pub(super) use self::lease::{Peer, lease};
 use super::{HEAD, Side};
 use crate::{
     net::{Conn, Deadline, Trouble, Wire},
