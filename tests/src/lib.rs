@@ -11,8 +11,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 pub mod app;
+pub mod calm;
 pub mod certs;
 pub mod envoy;
+pub mod frames;
 pub mod http;
 pub mod http2;
 pub mod load;
