@@ -12,6 +12,7 @@ use weir_proxy::{
             BodyScanner, ForwardRequest, ForwardResponse, RequestDecoder, ResponseDecoder, write_request,
             write_response,
         },
+        h2,
     },
     route::{Action, ActionSpec, HeaderSpec, MatchSpec, PathSpec, RouteSpec, RouteTable, TargetSpec, TextSpec},
 };
@@ -88,6 +89,32 @@ fn a_request_allocates_nothing() {
     let allocations = ALLOCATIONS.get() - before;
     println!("{allocations} allocations for {ROUNDS} requests and responses");
     assert_eq!(allocations, 0);
+}
+
+/// The head of a gRPC call, from the `h2` crate's parts to the neutral head and back to a request with an id.
+#[test]
+fn a_request_of_http2_allocates_a_few_times() {
+    let call = http::Request::post("http://catalog.shop.svc.cluster.local/shop.Catalog/Get")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("user-agent", "grpc-go/1.76.0")
+        .header("grpc-timeout", "1S")
+        .header("x-request-id", "0f3b7c2e-6b1d-4a55")
+        .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let (parts, ()) = call.body(()).expect("a request").into_parts();
+    let mut edits = Edits::new();
+    edits.set(Name::from_static("x-weir-route"), Value::from_static("canary"));
+    let mut round = || {
+        let head = h2::request(&parts, false, &Limits::default()).expect("accepted");
+        let on = h2::forwarded(&parts, &head, &[&edits]).expect("a request");
+        assert_eq!(on.headers().len(), 7);
+    };
+    round();
+    let before = ALLOCATIONS.get();
+    (0..ROUNDS).for_each(|_| round());
+    let each = (ALLOCATIONS.get() - before) / ROUNDS;
+    println!("{each} allocations for each request");
+    assert!(each <= 7, "{each}");
 }
 
 /// A connection's first request on a fresh buffer: sharing the buffer is the one allocation.
