@@ -27,6 +27,7 @@ use crate::{
     config::{Store, Tables},
     drain::Drain,
     identity::{self, GrpcSigner},
+    overload::Overload,
     serve::{self, Shared},
     settings::Settings,
     telemetry::{AccessLog, Peer, PeerFields, Registry, log::LogControl},
@@ -138,6 +139,8 @@ async fn start(settings: Settings, log: LogControl) -> Result<(), AppError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let drain = Drain::new(settings.workers);
     let (ended, mut worker_ended) = mpsc::unbounded_channel();
+    let overload = Overload::default();
+    tokio::spawn(overload.clone().follow(settings.memory_limit, registry.clone()));
     let shared = Shared {
         settings: settings.clone(),
         store: store.clone(),
@@ -145,6 +148,7 @@ async fn start(settings: Settings, log: LogControl) -> Result<(), AppError> {
         registry: registry.clone(),
         access_log: Arc::new(access_log.clone()),
         drain: drain.clone(),
+        overload,
     };
     let bring_up = async {
         wait_for_configuration(&settings, &store, &registry, &readiness).await;

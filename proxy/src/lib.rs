@@ -16,6 +16,7 @@ pub mod http;
 pub mod identity;
 mod memory;
 pub mod net;
+pub mod overload;
 pub mod policy;
 pub mod route;
 pub mod serve;

@@ -16,6 +16,8 @@ use crate::telemetry::Mode;
 const TOKEN_FILE_ENV: &str = "WEIR_TOKEN_FILE";
 /// Overrides the root certificates' file, for use outside a pod.
 const ROOT_FILE_ENV: &str = "WEIR_ROOT_FILE";
+/// Bytes of memory beyond which load is shed, instead of the limit of the container.
+const MEMORY_LIMIT_ENV: &str = "WEIR_MEMORY_LIMIT";
 /// Most workers that make sense for a sidecar.
 const MAX_WORKERS: usize = 64;
 
@@ -52,6 +54,8 @@ pub struct Settings {
     pub log: String,
     /// Number of workers.
     pub workers: usize,
+    /// Memory limit in bytes where it is not the container's.
+    pub memory_limit: Option<u64>,
     /// File of the token.
     pub token_file: PathBuf,
     /// File of the root certificates.
@@ -155,6 +159,9 @@ impl Settings {
             // One worker carries thousands of requests per second; a second one only where the machine is large.
             workers: or_default(name::WORKERS, if cores >= 8 { 2 } else { 1 }, "a number of workers")?
                 .clamp(1, MAX_WORKERS),
+            memory_limit: optional(MEMORY_LIMIT_ENV)
+                .map(|value| parse(MEMORY_LIMIT_ENV, &value, "a number of bytes"))
+                .transpose()?,
             token_file: optional(TOKEN_FILE_ENV)
                 .map_or_else(|| [TOKEN_DIR, TOKEN_FILE].iter().collect(), PathBuf::from),
             root_file: optional(ROOT_FILE_ENV).map_or_else(|| [ROOT_DIR, ROOT_FILE].iter().collect(), PathBuf::from),

@@ -13,11 +13,16 @@ use socket2::SockRef;
 use tokio::{io::AsyncWrite, task::coop::unconstrained};
 use tokio_util::io::poll_read_buf;
 
-use super::{Io, buffers};
+use super::{
+    Io, buffers,
+    lost::{SILENCE, Watch},
+};
 
 /// A stream, the bytes read from it that nobody has taken yet, and whether written bytes may still wait inside the TLS layer.
 #[derive(Debug)]
 pub struct Conn {
+    /// Before the stream: it ends first.
+    watch: Option<Watch>,
     /// The stream.
     pub io: Io,
     /// Bytes read and not yet taken. Has no memory of its own while empty and idle.
@@ -37,7 +42,7 @@ impl Conn {
 
     /// A connection from which `read` was read already.
     pub fn with_read(io: Io, read: BytesMut) -> Self {
-        Self { io, read, eof: false, bulk: false, unflushed: false }
+        Self { watch: io.tcp().map(Watch::new), io, read, eof: false, bulk: false, unflushed: false }
     }
 
     /// Reads once into the buffer. Ready with 0 at the end of the stream.
@@ -54,12 +59,27 @@ impl Conn {
         }
         let result = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read);
         match result {
-            Poll::Ready(Ok(0)) => self.eof = true,
-            Poll::Ready(Ok(_)) => return result,
-            _ => {}
+            Poll::Ready(Ok(1..)) => return result,
+            Poll::Ready(_) => {
+                if let Some(error) = self.lost() {
+                    return Poll::Ready(Err(error));
+                }
+                self.eof = matches!(result, Poll::Ready(Ok(0)));
+            }
+            Poll::Pending => {}
         }
         self.release();
         result
+    }
+
+    /// The error to tell where this connection was ended because its peer is lost.
+    pub fn lost(&self) -> Option<io::Error> {
+        self.watch.as_ref().filter(|watch| watch.is_lost()).map(|_| {
+            let seconds = SILENCE.as_secs();
+            let text =
+                format!("nothing was heard of the peer for {seconds} s: its machine, or the network to it, is gone");
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        })
     }
 
     /// Reads once; 0 at the end of the stream.

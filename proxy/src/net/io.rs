@@ -105,7 +105,7 @@ impl AsyncWrite for Io {
 }
 
 /// Sets what every connection of the data path has: no delay, and keep-alive. No limit on unacknowledged data (`TCP_USER_TIMEOUT`): the
-/// kernel counts the time in which a peer's window is shut as well, and a paused reader must not be cut.
+/// kernel counts the time in which a peer's window is shut as well, and a paused reader must not be cut; [`super::lost`] tells them apart.
 ///
 /// # Errors
 /// What the kernel says, for example that the peer has closed already.

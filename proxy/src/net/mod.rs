@@ -7,6 +7,7 @@ pub mod buffers;
 mod conn;
 mod deadline;
 mod io;
+pub mod lost;
 mod random;
 mod wire;
 

@@ -90,7 +90,12 @@ impl AsyncRead for Wire {
         if this.conn.read.is_empty() {
             match Pin::new(&mut this.conn.io).poll_read(cx, buf) {
                 Poll::Pending => return this.poll_late(cx).map(|()| Err(this.fail(Trouble::SlowHead))),
-                Poll::Ready(done) => done?,
+                Poll::Ready(done) => {
+                    if let Some(error) = this.conn.lost() {
+                        return Poll::Ready(Err(error));
+                    }
+                    done?;
+                }
             }
         } else {
             let taken = buf.remaining().min(this.conn.read.len());

@@ -9,14 +9,15 @@ use tokio::{
 };
 use weir_mesh::ports;
 
-use super::{inbound, outbound};
+use super::{inbound, outbound, refuse::reset};
 use crate::{
     capture::{Listeners, accept_loop, original_dst},
     config::Store,
     drain::Drain,
     http::Limits,
     memory,
-    net::tune,
+    net::{Io, lost, tune},
+    overload::Overload,
     policy::Admissions,
     settings::Settings,
     telemetry::{AccessLog, AccessLogHandle, Direction, Registry, SeriesCache},
@@ -42,6 +43,8 @@ pub struct Shared {
     pub access_log: Arc<AccessLog>,
     /// The end.
     pub drain: Drain,
+    /// Nothing new is taken.
+    pub overload: Overload,
 }
 
 /// One worker, seen from its connections' tasks.
@@ -116,6 +119,10 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
                 _ = sweep.tick() => {
                     worker.pool.sweep(Instant::now());
                     worker.shared_pool.sweep(Instant::now());
+                    let ended = lost::sweep(Instant::now());
+                    if ended > 0 {
+                        tracing::warn!(connections = ended, "peers have not been heard of for {} s: their connections were ended", lost::SILENCE.as_secs());
+                    }
                     memory::give_back();
                 }
                 () = &mut stop => return Ok(()),
@@ -138,6 +145,12 @@ fn accepted(worker: &Rc<Worker>, direction: Direction, stream: TcpStream, peer: 
             return;
         }
     };
+    let check = matches!(destination.0.port(), ports::CHECK_OUTBOUND | ports::CHECK_INBOUND);
+    if worker.shared.overload.is_on() && !check {
+        reset(&Io::Plain(stream));
+        worker.refused(direction, "overload"); // what is wrong is said once for all of them
+        return;
+    }
     if tune(&stream).is_err() {
         return; // gone already
     }

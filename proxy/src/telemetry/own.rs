@@ -241,6 +241,8 @@ own_metrics! {
         "Lines of the application's metrics that are not valid.";
     app_probes: CounterVec<2>, "weir_app_probes_total" ["kind", "result"],
         "Probes and hooks performed for the kubelet.";
+    overload: Gauge, "weir_overload",
+        "1 while nothing new is taken because memory runs out.";
     ready: Gauge, "weir_ready",
         "1 while the proxy is ready.";
 }

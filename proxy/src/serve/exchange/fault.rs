@@ -50,6 +50,7 @@ impl Fault {
             404 => "no route matches this request",
             500 => "the route's backend is not valid",
             502 => "the upstream's answer is not valid HTTP",
+            503 if self.flag.contains(ResponseFlags::OM) => "this proxy takes no request now",
             503 => "the upstream can not be reached",
             504 => "the upstream did not answer in time",
             _ => &self.detail, // about the caller's own request

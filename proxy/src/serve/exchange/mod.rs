@@ -14,6 +14,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
+use self::fault::Fault;
 use super::{
     Worker,
     inbound::Caller,
@@ -24,7 +25,7 @@ use crate::{
     detect::{Spoken, spoken},
     net::Conn,
     policy::{Admission, until_refused},
-    telemetry::Direction,
+    telemetry::{Direction, ResponseFlags},
 };
 
 /// Says that a request was not delivered to the application. Believed only from a peer whose identity was proved, and never passed on.
@@ -83,6 +84,19 @@ impl Side {
             Self::Inbound { caller, .. } => Some(&caller.admission),
         }
     }
+}
+
+/// Why no request of this side is taken now.
+fn closed(worker: &Worker, side: &Side) -> Option<Fault> {
+    let why = if worker.shared.overload.is_on() {
+        "the memory of this proxy runs out"
+    } else if side.is_mesh_caller() && worker.shared.drain.is_closed() {
+        // Other proxies can go elsewhere; anybody else is served until the deadline.
+        "this proxy is about to end"
+    } else {
+        return None;
+    };
+    Some(Fault { unsent: true, ..Fault::own(503, ResponseFlags::OM, why.to_owned()) })
 }
 
 /// Serves a connection to its end, in the protocol that the caller speaks: HTTP/2 begins with a preface, and HTTP/1.1 with anything else.

@@ -16,6 +16,7 @@ use self::{body::BodyPump, carry::H1};
 use super::{
     HEAD, NOT_DELIVERED, STALL, Side,
     attempts::{self, Answered, Outcome, Place},
+    closed,
     fault::Fault,
     record::Record,
 };
@@ -157,13 +158,9 @@ async fn exchange(
     record: &mut Record,
 ) -> Next {
     let mut request = BodyPump::new(head.framing(), false);
-    let outcome = match request.look(conn) {
-        Err(error) => Err(forward::caller_fault(error)),
-        // Other proxies can go elsewhere; anybody else is served until the deadline.
-        Ok(()) if side.is_mesh_caller() && worker.shared.drain.is_closed() => {
-            let fault = Fault::upstream(ResponseFlags::OM, 503, "this proxy is about to end");
-            Err(Fault { unsent: true, ..fault })
-        }
+    let outcome = match request.look(conn).map_err(forward::caller_fault).and(closed(worker, side).map_or(Ok(()), Err))
+    {
+        Err(fault) => Err(fault),
         Ok(()) => match side {
             Side::Outbound { entry } => {
                 let mut carrier = H1 { worker, caller: conn, meant: entry.address, head, body: &mut request, out };

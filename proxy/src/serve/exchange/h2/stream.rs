@@ -22,6 +22,7 @@ use crate::{
         exchange::{
             NOT_DELIVERED, Side,
             attempts::{self, Answered, Outcome},
+            closed,
             fault::Fault,
             record::Record,
         },
@@ -131,10 +132,8 @@ impl Exchange<'_> {
     /// Finds who answers, and waits until an answer begins.
     async fn answer(&mut self) -> Result<Outcome<Answer>, Fault> {
         let Self { worker, side, head, record, .. } = self;
-        // Other proxies can go elsewhere; anybody else is served until the deadline.
-        if side.is_mesh_caller() && worker.shared.drain.is_closed() {
-            let fault = Fault::own(503, ResponseFlags::OM, "this proxy is about to end".into());
-            return Err(Fault { unsent: true, ..fault });
+        if let Some(fault) = closed(worker, side) {
+            return Err(fault);
         }
         let meant = match side {
             Side::Outbound { entry } => entry.address,
