@@ -67,7 +67,17 @@ pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 /// Calls a proxy of the mesh as a peer with this certificate (or none) would; whoever answers is believed. The handshake is complete
 /// on this side only when this returns: a refusal shows at the first read.
 pub fn call(stream: TcpStream, certificate: Option<&Certificate>, alpn: &[&str]) -> io::Result<Tls> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    call_over(stream, certificate, alpn)
+}
+
+/// The same over any stream. The key share is a post-quantum one, as today's clients send it: a hello does not fit into one packet.
+pub fn call_over<S: io::Read + io::Write>(
+    stream: S,
+    certificate: Option<&Certificate>,
+    alpn: &[&str],
+) -> io::Result<StreamOwned<ClientConnection, S>> {
+    let kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519];
+    let provider = Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])
         .map_err(io::Error::other)?

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests stand outside of #[test]
 
-use std::io::{Read as _, Write as _};
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use serde_json::json;
 use weir_sandbox::tap::Verdict;
-use weir_tests::{App, PodSpec, World, at, certs, is_root, until};
+use weir_tests::{App, Pod, PodSpec, World, at, certs, is_root, until};
 
 #[test]
 fn between_proxies_there_is_nothing_but_tls_and_the_server_knows_who_calls() {
@@ -209,6 +213,75 @@ fn the_protocol_inside_tls_is_what_the_port_is() {
         tls.read_exact(&mut bytes).unwrap();
         let got = app.last().unwrap();
         assert_eq!(got.header("keep-alive").is_none(), parsed, "{port} {offer:?}: {}", got.head);
+    }
+}
+
+/// A stream whose every write is a packet of a few bytes.
+struct Dribble {
+    stream: TcpStream,
+    piece: usize,
+}
+
+impl Read for Dribble {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Dribble {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        std::thread::sleep(Duration::from_micros(300)); // so that each is read for itself
+        self.stream.write(&bytes[..bytes.len().min(self.piece)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+#[test]
+fn a_hello_of_many_packets_is_read_to_its_end() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new("hello");
+    let server = world.pod(PodSpec::new("catalog").port("http", 8080).port("", 7000));
+    let _mesh = App::echo(&server.netns, 8080, "catalog");
+    let _own = App::raw(&server.netns, 7000, |stream| {
+        if let Ok(mut tls) = certs::accept(stream) {
+            let mut text = [0; 5];
+            while tls.read_exact(&mut text).is_ok() && tls.write_all(&text).is_ok() {}
+        }
+    });
+    let outside = world.pod(PodSpec::new("stranger").outside());
+    let client = world.pod(PodSpec::new("client"));
+    let own = certs::Certificate::signed_by(&world.path("ca"), &["spiffe://cluster.local/ns/shop/sa/stranger"]);
+    let dribble = |from: &Pod, port, piece| {
+        let stream = from.netns.connect(at(server.ip, port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Dribble { stream, piece }
+    };
+    for piece in [1, 97, 1200] {
+        // A proxy of the mesh.
+        let mut tls =
+            certs::call_over(dribble(&outside, 8080, piece), Some(&own), &["istio-http/1.1", "istio"]).unwrap();
+        assert_eq!(tls.conn.alpn_protocol(), Some(&b"istio-http/1.1"[..]), "{piece}");
+        tls.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut bytes = [0; 15];
+        tls.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"HTTP/1.1 200 OK", "{piece}");
+        // TLS of the applications' own, from outside and through two proxies.
+        for from in [&outside, &client] {
+            let mut tls = certs::call_over(dribble(from, 7000, piece), None, &["h2", "http/1.1"]).unwrap();
+            tls.write_all(b"hello").unwrap();
+            let mut text = [0; 5];
+            tls.read_exact(&mut text).unwrap();
+            assert_eq!(&text, b"hello", "{piece} from {}", from.name);
+        }
+    }
+    for (pod, least) in [(&server, 3.0), (&client, 3.0)] {
+        let found = pod.metric("weir_detection_total", &[("protocol", "tls"), ("reason", "first_bytes")]);
+        assert!(found >= least, "{}: {found}", pod.name);
     }
 }
 
