@@ -43,23 +43,18 @@ impl Overload {
         self.0.load(Relaxed)
     }
 
-    /// Follows the memory of the container; ends at once where there is no limit, or none that can be read. `limit`, in bytes, stands for
-    /// the container's, and is compared with the memory of this process alone.
+    /// Follows the memory of the container. `limit`, in bytes, stands for the container's, and is compared with the memory of this
+    /// process alone.
     pub async fn follow(self, limit: Option<u64>, registry: Arc<Registry>) {
-        let source = match limit {
-            Some(limit) => Source::Process(limit),
-            None => match Group::own(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")) {
-                Some(group) => Source::Group(group),
-                None => return,
-            },
-        };
         let mut state = State::default();
         loop {
-            // A limit may be changed while the container runs, and a file may be missing for a moment.
-            let Some((used, limit)) = source.read() else {
-                sleep(LOOK_CALM).await;
-                continue;
+            // A container's limit may change while it runs, also from none.
+            let measured = match limit {
+                Some(limit) => resident().map(|used| (used, limit)),
+                None => Group::own(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"))
+                    .and_then(|group| group.read()),
             };
+            let (used, limit) = measured.unwrap_or((0, u64::MAX));
             let per_cent = per_cent(used, limit);
             let said = state.look(per_cent, Instant::now());
             self.0.store(state.on, Relaxed);
@@ -103,23 +98,6 @@ impl State {
         }
         // The end of what was said; a change to and fro within the minute is in the metric.
         (changed && !on && due).then_some(false)
-    }
-}
-
-enum Source {
-    /// This process, against a limit that was given.
-    Process(u64),
-    /// The container.
-    Group(Group),
-}
-
-impl Source {
-    /// Bytes used, and the limit.
-    fn read(&self) -> Option<(u64, u64)> {
-        match self {
-            Self::Process(limit) => Some((resident()?, *limit)),
-            Self::Group(group) => group.read(),
-        }
     }
 }
 
@@ -181,6 +159,7 @@ impl Group {
         narrowest.map(|(_, folder)| Self { folder, names })
     }
 
+    /// Bytes used, and the limit.
     fn read(&self) -> Option<(u64, u64)> {
         let limit = limit(&self.folder, self.names)?;
         let used = number(&self.folder.join(self.names.used))?;
