@@ -237,7 +237,8 @@ fn what_reaches_the_application_is_what_was_logged() {
     }
     let shop = Shop::new("h2-agree");
     // The path that is forwarded; `None` where it is the caller's.
-    let mut cases: Vec<(Vec<(&str, &str)>, Option<&str>)> = vec![
+    type Fields = Vec<(&'static str, &'static str)>;
+    let mut cases: Vec<(Fields, Option<&str>)> = vec![
         (with(&[("te", "trailers")]), None),
         (with(&[("x_under_score", "a"), ("x-under-score", "b")]), None),
         (with(&[("cookie", "a=1"), ("cookie", "b=2")]), None),
