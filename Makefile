@@ -83,10 +83,11 @@ fmt:
 fuzz: setup own
 	cargo run --locked -p weir-fuzz -- $(if $(TARGET),--target $(TARGET)) --seconds $(or $(SECONDS),60)
 
+# All parts take a quarter of an hour; ONLY=grpc one of them, see docs/benchmarks.md.
 bench: own
 	@tools/setup bench
 	cargo build --locked --release -p weir-proxy -p weir-control -p weir-init -p weir-bench
-	$(CARGO_TARGET_DIR)/release/weir-bench --out target/bench/data-plane.json
+	$(CARGO_TARGET_DIR)/release/weir-bench --out target/bench/$(or $(ONLY),data-plane).json $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf target "$(CARGO_TARGET_DIR)"

@@ -7,12 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use weir_mesh::ports;
 
 use crate::{
+    grpc,
     lab::{Netns, Pair},
     load::Load,
     origin::Origin,
     process::Process,
+    serve::Server,
     stream::Sink,
 };
 
@@ -20,6 +23,12 @@ use crate::{
 pub const HTTP_PORT: u16 = 8080;
 /// Where the sink listens.
 pub const TCP_PORT: u16 = 5201;
+/// Where the origin for HTTP/2 listens; the Service's port has the same number, as those that follow.
+pub const GRPC_PORT: u16 = 9000;
+/// Where fresh connections are greeted.
+pub const FRESH_PORT: u16 = 5202;
+/// Leads there as well, by handshakes that resume a session, where the candidate knows these.
+pub const RESUMED_PORT: u16 = 5203;
 /// The port of the Service that leads to [`HTTP_PORT`].
 pub const SERVICE_PORT: u16 = 80;
 
@@ -28,6 +37,8 @@ pub const SERVICE_PORT: u16 = 80;
 pub enum Kind {
     /// Nothing, and no redirect.
     Direct,
+    /// Two relays: the floor.
+    Relay,
     /// Two `weir-proxy` with so many workers each.
     Weir(u8),
     /// Two Envoys with so many workers each.
@@ -35,10 +46,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All, in the order of the tables.
+    pub const ALL: [Self; 6] =
+        [Self::Direct, Self::Relay, Self::Weir(1), Self::Weir(2), Self::Envoy(1), Self::Envoy(2)];
+
     /// Short name, in tables and as key.
     pub fn name(self) -> String {
         match self {
             Self::Direct => "direct".into(),
+            Self::Relay => "relay".into(),
             Self::Weir(workers) => format!("weir-{workers}"),
             Self::Envoy(workers) => format!("envoy-{workers}"),
         }
@@ -61,9 +77,14 @@ pub struct Candidate {
     pub http: SocketAddr,
     /// Where the client sends bulk.
     pub tcp: SocketAddr,
+    /// Where it speaks HTTP/2.
+    pub grpc: SocketAddr,
+    /// Where its fresh connections go.
+    pub fresh: SocketAddr,
     /// Bulk's end.
     pub sink: Sink,
     _origin: Origin,
+    _servers: [Server; 2],
     /// Its namespaces.
     pub pair: Pair,
 }
@@ -78,14 +99,30 @@ impl Candidate {
         let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let origin = Origin::start(any(HTTP_PORT), Some(&pair.server))?;
         let sink = Sink::start(any(TCP_PORT), &pair.server)?;
-        let (http, tcp) = if kind == Kind::Direct {
-            ((pair.server_ip, HTTP_PORT), (pair.server_ip, TCP_PORT))
+        let servers = [
+            grpc::origin::start(any(GRPC_PORT), Some(&pair.server))?,
+            Server::greeter(any(FRESH_PORT), Some(&pair.server))?,
+        ];
+        let (ip, http) = if kind == Kind::Direct {
+            (pair.server_ip, HTTP_PORT)
         } else {
             pair.client.redirect()?;
             pair.server.redirect()?;
-            ((Kind::service_ip(index), SERVICE_PORT), (Kind::service_ip(index), TCP_PORT))
+            (Kind::service_ip(index), SERVICE_PORT)
         };
-        Ok(Self { kind, proxies: Vec::new(), http: http.into(), tcp: tcp.into(), sink, _origin: origin, pair })
+        let at = |port| SocketAddr::from((ip, port));
+        Ok(Self {
+            kind,
+            proxies: Vec::new(),
+            http: at(http),
+            tcp: at(TCP_PORT),
+            grpc: at(GRPC_PORT),
+            fresh: at(FRESH_PORT),
+            sink,
+            _origin: origin,
+            _servers: servers,
+            pair,
+        })
     }
 
     /// Asks once.
@@ -115,6 +152,35 @@ impl Candidate {
     /// Where one is gone.
     pub fn resident_kb(&self) -> anyhow::Result<Vec<u64>> {
         self.pids().into_iter().map(crate::usage::resident_kb).collect()
+    }
+
+    /// Handshakes that the server's proxy has seen since its start, and how many of them resumed a session; `None` where it does not say.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn handshakes(&self) -> anyhow::Result<Option<(f64, f64)>> {
+        let server = &self.pair.server;
+        let sum = |text: &str, wanted: &dyn Fn(&str) -> bool| -> f64 {
+            let lines = text.lines().filter(|line| wanted(line));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        Ok(match self.kind {
+            Kind::Direct | Kind::Relay => None,
+            Kind::Weir(_) => {
+                let text = get(server, ports::METRICS, "/stats/prometheus")?;
+                let inbound = |line: &str| {
+                    line.starts_with("weir_tls_handshakes_total{")
+                        && line.contains("direction=\"inbound\"")
+                        && line.contains("result=\"ok\"")
+                };
+                Some((sum(&text, &inbound), 0.0))
+            }
+            Kind::Envoy(_) => {
+                let text = get(server, ports::ADMIN, "/stats?filter=listener.*ssl")?;
+                let of = |name: &str| sum(&text, &|line| line.split(':').next().is_some_and(|key| key.ends_with(name)));
+                Some((of(".ssl.handshake"), of(".ssl.session_reused")))
+            }
+        })
     }
 
     /// Adds to an error what the proxies said before they ended, if they did.

@@ -2,7 +2,7 @@
 //! when this program ends, however it ends. Addresses are from 198.18.0.0/15 (RFC 2544, for benchmarks).
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write as _,
     net::Ipv4Addr,
     os::fd::AsRawFd as _,
@@ -14,6 +14,13 @@ use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 use weir_init::RuleSet;
 use weir_mesh::CaptureSettings;
+
+/// Thousands of connections a second leave thousands that wait for their last packets: room for them.
+const SETTINGS: [(&str, &str); 3] = [
+    ("ipv4/ip_local_port_range", "16000 65535"),
+    ("ipv4/tcp_tw_reuse", "1"),
+    ("netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
+];
 
 /// A network namespace with its loopback up.
 #[derive(Debug)]
@@ -30,6 +37,9 @@ impl Netns {
         let file = on_own_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("a new network namespace (needs root)")?;
             ip("link set lo up\n")?;
+            for (name, value) in SETTINGS {
+                let _ = fs::write(format!("/proc/sys/net/{name}"), value); // those of conntrack are not there without it
+            }
             Ok(File::open("/proc/thread-self/ns/net")?)
         })?;
         Ok(Self { file })

@@ -86,12 +86,10 @@ impl Load {
     /// # Errors
     /// Where one is not accepted.
     pub fn connect(address: SocketAddr, path: &str, connections: usize) -> anyhow::Result<Self> {
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: weir-bench\r\naccept: */*\r\n\r\n", address.ip());
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let mut load = Self {
             address,
-            request: request.into_bytes(),
+            request: request(address, path),
             epoll,
             connections: Vec::with_capacity(connections),
             idle: VecDeque::with_capacity(connections),
@@ -119,6 +117,42 @@ impl Load {
     /// As [`Load::run`].
     pub fn once(&mut self) -> anyhow::Result<Outcome> {
         self.run(Pace::Closed, Duration::ZERO)
+    }
+
+    /// Sends a request for this path on every connection, each when the one before has its answer.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub fn one_by_one(&mut self, path: &str) -> anyhow::Result<()> {
+        let usual = std::mem::replace(&mut self.request, request(self.address, path));
+        let mut result = Ok(());
+        for index in 0..self.connections.len() {
+            result = self.alone(index);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.request = usual;
+        result
+    }
+
+    fn alone(&mut self, index: usize) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let mut events = [EpollEvent::empty(); 16];
+        self.send(index, start)?;
+        loop {
+            ensure!(start.elapsed() < LIMIT, "no response within {LIMIT:?}");
+            self.wait(&mut events, LIMIT)?;
+            match self.receive(index)? {
+                Progress::Done => break,
+                Progress::More => {}
+                Progress::Closed => bail!("the connection was closed during a request"),
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(index) {
+            connection.asked = None;
+        }
+        Ok(())
     }
 
     /// Sends requests for `duration` (at least one a connection in a closed loop) and waits for the last answer.
@@ -227,6 +261,11 @@ impl Load {
     }
 }
 
+fn request(address: SocketAddr, path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: weir-bench\r\naccept: */*\r\n\r\n", address.ip())
+        .into_bytes()
+}
+
 /// True once `answer` is a whole response as the origin gave it; an error as soon as it can not become one.
 fn is_complete(answer: &[u8]) -> anyhow::Result<bool> {
     const STATUS: &[u8] = b"HTTP/1.1 200 ";
@@ -258,6 +297,7 @@ mod tests {
         let origin = Origin::start("127.0.0.1:0".parse().unwrap(), None).unwrap();
         let mut load = Load::connect(origin.address, "/", 8).unwrap();
         assert_eq!(load.once().unwrap().latencies.len(), 8);
+        load.one_by_one("/").unwrap();
         let closed = load.run(Pace::Closed, Duration::from_millis(100)).unwrap();
         assert!(closed.latencies.len() > 100, "{}", closed.latencies.len());
         let open = load.run(Pace::PerSecond(500), Duration::from_millis(200)).unwrap();
@@ -267,10 +307,10 @@ mod tests {
     #[test]
     fn a_held_request_counts_from_when_it_was_due() {
         let origin = Origin::start("127.0.0.1:0".parse().unwrap(), None).unwrap();
-        let mut load = Load::connect(origin.address, "/hold", 1).unwrap();
+        let mut load = Load::connect(origin.address, "/hold/700", 1).unwrap();
         let outcome = load.run(Pace::PerSecond(10), Duration::from_millis(300)).unwrap();
-        // Due at 0, 100 and 200 ms on one connection that takes HOLD for each.
-        assert!(outcome.latencies.quantile_ms(1.0) >= 3.0 * crate::origin::HOLD.as_millis() as f64 - 250.0);
+        // Due at 0, 100 and 200 ms on one connection that takes 700 ms for each.
+        assert!(outcome.latencies.quantile_ms(1.0) >= 3.0 * 700.0 - 250.0);
     }
 
     #[test]

@@ -15,10 +15,12 @@ use nix::sys::{
 };
 use weir_bench::{
     candidate::{Candidate, Kind},
-    envoy,
+    envoy, memory,
     mesh::Mesh,
+    relay,
     report::Report,
     rounds,
+    scenario::Part,
 };
 
 /// Compares Weir with Envoy and with no proxy at all: the same requests, redirect rules and mutual TLS, in alternating rounds.
@@ -32,18 +34,21 @@ struct Args {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// About a minute: one round of two seconds a measurement
+    /// One round of two seconds a measurement: enough to see a mistake
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
     /// Where the results go as JSON
     #[arg(long, default_value = "target/bench/data-plane.json")]
     out: PathBuf,
-    /// Only these candidates, comma-separated
-    #[arg(long, value_delimiter = ',', default_values_t = ALL.map(str::to_owned), value_parser = ALL)]
+    /// Only these parts, comma-separated
+    #[arg(long, value_delimiter = ',', default_values_t = Part::ALL.map(|part| part.name().to_owned()), value_parser = Part::ALL.map(Part::name))]
     only: Vec<String>,
+    /// Only these candidates, comma-separated
+    #[arg(long = "with", value_delimiter = ',', default_values_t = Kind::ALL.map(Kind::name), value_parser = CANDIDATES)]
+    candidates: Vec<String>,
 }
 
-const ALL: [&str; 5] = ["direct", "weir-1", "weir-2", "envoy-1", "envoy-2"];
+const CANDIDATES: [&str; 6] = ["direct", "relay", "weir-1", "weir-2", "envoy-1", "envoy-2"];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -59,16 +64,15 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "needs root, for network namespaces: run it with sudo");
     let (count, seconds) = if args.quick { (1, 2) } else { (args.rounds, args.seconds) };
-    // Proxies inherit it. 500 connections are two sockets each in a proxy, more than the usual limit of 1,024.
+    // Proxies inherit it. 2,000 connections are two sockets each in a proxy, more than the usual limit of 1,024.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard)?;
     let work = WorkDir::new()?;
     work.remove_at_signals()?;
 
-    let kinds: Vec<Kind> = [Kind::Direct, Kind::Weir(1), Kind::Weir(2), Kind::Envoy(1), Kind::Envoy(2)]
-        .into_iter()
-        .filter(|kind| args.only.contains(&kind.name()))
-        .collect();
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| args.candidates.contains(&kind.name())).collect();
+    let parts: Vec<Part> =
+        Part::ALL.into_iter().filter(|part| args.only.iter().any(|name| name == part.name())).collect();
     let with_envoy = kinds.iter().any(|kind| matches!(kind, Kind::Envoy(_)));
     let envoy = if with_envoy { envoy::install::envoy()? } else { PathBuf::new() };
     let mesh = Mesh::start(&work.0)?;
@@ -81,22 +85,23 @@ fn run(args: &Args) -> anyhow::Result<()> {
     others.push(mesh.pid());
 
     let mut memory = Vec::new();
-    for candidate in &mut candidates {
+    for candidate in
+        candidates.iter_mut().filter(|candidate| !candidate.pids().is_empty() && parts.contains(&Part::Memory))
+    {
         eprintln!("memory of {}", candidate.kind.name());
-        let result = rounds::memory(candidate);
+        let result = memory::measure(candidate);
         memory.push(candidate.explain(result)?);
     }
     let mut all = Vec::new();
+    let count = if parts == [Part::Memory] { 0 } else { count };
     for round in 1..=count {
         for candidate in &mut candidates {
             let own = candidate.pids();
             let others: Vec<u32> = others.iter().copied().filter(|pid| !own.contains(pid)).collect();
-            let result = rounds::measure(candidate, round, Duration::from_secs(seconds), &others);
+            let result = rounds::measure(candidate, &parts, round, Duration::from_secs(seconds), &others);
             let result = candidate.explain(result)?;
-            eprintln!(
-                "round {round} of {count}: {:<8}{:>7.0} requests/s{:>7.2} Gbit/s",
-                result.candidate, result.http1.rps, result.tcp.gbit_per_s
-            );
+            let rates = result.measured.iter().map(|it| format!("{:>9.0} {}", it.rate, it.scenario.unit().0));
+            eprintln!("round {round} of {count}: {:<8}{}", result.candidate, rates.collect::<Vec<_>>().join(""));
             all.push(result);
         }
         candidates.rotate_left(1); // nobody always follows the same one
@@ -131,6 +136,7 @@ fn start(kind: Kind, index: u8, mesh: &Mesh, envoy: &Path, work: &Path) -> anyho
             candidate.try_once()?;
             Ok(candidate)
         }
+        Kind::Relay => relay::candidate(work, index),
         Kind::Weir(workers) => mesh.candidate(index, workers),
         Kind::Envoy(workers) => envoy::candidate(envoy, work, index, workers),
     }

@@ -13,7 +13,7 @@ use weir_mesh::{CaptureSettings, bootstrap::env, ports};
 use weir_sandbox::api::tokens::{ISSUER, Subject, TokenIssuer};
 
 use crate::{
-    candidate::{Candidate, HTTP_PORT, Kind, SERVICE_PORT, TCP_PORT, get},
+    candidate::{Candidate, FRESH_PORT, GRPC_PORT, HTTP_PORT, Kind, SERVICE_PORT, TCP_PORT, get},
     lab::{Netns, link},
     process::{Launch, Process, binary},
 };
@@ -203,8 +203,21 @@ status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{ty
 "
         )
     };
-    let app_ports =
-        format!(", ports: [{{name: http, containerPort: {HTTP_PORT}}}, {{name: tcp, containerPort: {TCP_PORT}}}]");
+    // Names and numbers of a Service's port and of the application's.
+    let ports = [
+        ("http", SERVICE_PORT, HTTP_PORT),
+        ("tcp", TCP_PORT, TCP_PORT),
+        ("grpc", GRPC_PORT, GRPC_PORT),
+        ("tcp-fresh", FRESH_PORT, FRESH_PORT),
+    ];
+    let list = |entry: &dyn Fn(&str, u16, u16) -> String| {
+        let all: Vec<String> = ports.iter().map(|(name, port, target)| entry(name, *port, *target)).collect();
+        format!("[{}]", all.join(", "))
+    };
+    let app_ports = list(&|name, _, target| format!("{{name: {name}, containerPort: {target}}}"));
+    let app_ports = format!(", ports: {app_ports}");
+    let service_ports = list(&|name, port, _| format!("{{name: {name}, port: {port}, targetPort: {name}}}"));
+    let slice_ports = list(&|name, _, target| format!("{{name: {name}, port: {target}}}"));
     pod("client", client, "")
         + &pod("server", server, &app_ports)
         + &format!(
@@ -215,17 +228,13 @@ spec:
   clusterIP: {service_ip}
   clusterIPs: [{service_ip}]
   selector: {{app: server, pair: p{index}}}
-  ports:
-  - {{name: http, port: {SERVICE_PORT}, targetPort: http}}
-  - {{name: tcp, port: {TCP_PORT}, targetPort: tcp}}
+  ports: {service_ports}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {{name: server-{index}-a, namespace: {NAMESPACE}, labels: {{kubernetes.io/service-name: server-{index}}}}}
 addressType: IPv4
-ports:
-- {{name: http, port: {HTTP_PORT}}}
-- {{name: tcp, port: {TCP_PORT}}}
+ports: {slice_ports}
 endpoints:
 - {{addresses: [{server}], conditions: {{ready: true, serving: true}}, targetRef: {{kind: Pod, name: server-{index}, namespace: {NAMESPACE}}}}}
 "

@@ -22,8 +22,9 @@ use crate::lab::Netns;
 
 /// Bytes in the body of every answer.
 pub const BODY: usize = 1024;
-/// How long `/hold` waits with its answer: long enough that hundreds of requests are under way at once.
-pub const HOLD: Duration = Duration::from_millis(700);
+/// A path that begins so goes on with how many milliseconds the answer waits: long enough that many requests are under way at once. All that wait
+/// at one time wait equally long.
+const HOLD: &[u8] = b"GET /hold/";
 /// How often it looks whether it should stop, in milliseconds.
 const TICK_MS: u16 = 20;
 const LISTENER: u64 = u64::MAX;
@@ -86,6 +87,11 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
+}
+
+fn held(request: &[u8]) -> Option<Duration> {
+    let digits = request.strip_prefix(HOLD)?.split(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_millis)
 }
 
 impl Server {
@@ -154,9 +160,12 @@ impl Server {
             Ok(len) if len > 0 => {
                 connection.request.extend_from_slice(buffer.get(..len).unwrap_or_default());
                 if connection.request.ends_with(b"\r\n\r\n") {
-                    let hold = connection.request.starts_with(b"GET /hold ");
+                    let hold = held(&connection.request);
                     connection.request.clear();
-                    if hold { self.held.push_back((Instant::now() + HOLD, index)) } else { self.answer(index) }
+                    match hold {
+                        Some(hold) => self.held.push_back((Instant::now() + hold, index)),
+                        None => self.answer(index),
+                    }
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

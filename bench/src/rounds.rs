@@ -1,54 +1,46 @@
 //! What is done to each candidate, and what is noted.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use crate::{
-    candidate::Candidate,
+    candidate::{Candidate, RESUMED_PORT},
+    fresh,
+    grpc::{self, Ask},
     load::{Load, Outcome, Pace},
+    scenario::{Part, Scenario},
     stream::Source,
     usage::Machine,
 };
 
-/// Connections of the HTTP loads.
+/// Connections of the loads of HTTP/1.1, and fresh connections at once.
 pub const CONNECTIONS: usize = 32;
 /// Requests a second of the open loop.
 pub const RATE: u32 = 1_000;
-/// Open connections where memory is measured.
-pub const MANY: usize = 500;
-/// Before anything is measured: pools fill, buffers grow, code is paged in.
+/// Before the first round: pools fill, buffers grow, code is paged in.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// Before the other measurements of a round, on processes that are warm already.
+/// Before every other measurement, on processes that are warm already.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// Before memory is read: allocators give back what they no longer need a second or so after it was freed.
-const MEMORY_SETTLE: Duration = Duration::from_secs(2);
-
-/// One HTTP load.
+/// One scenario.
 #[derive(Debug, Clone, Serialize)]
-pub struct Http {
-    /// Requests, all answered and right.
-    pub requests: u64,
-    /// Requests a second.
-    pub rps: f64,
-    /// Median latency.
-    pub p50_ms: f64,
+pub struct Measured {
+    /// Which.
+    pub scenario: Scenario,
+    /// What was counted, all answered and right: requests, calls, messages, connections, MB.
+    pub count: f64,
+    /// The same a second.
+    pub rate: f64,
+    /// Median latency; none for bulk.
+    pub p50_ms: Option<f64>,
     /// 99th percentile of latencies.
-    pub p99_ms: f64,
-    /// CPU seconds for 1,000 requests: the client's proxy, the server's.
-    pub cpu_s_per_1000: Vec<f64>,
+    pub p99_ms: Option<f64>,
+    /// CPU seconds for the scenario's unit: the client's proxy, the server's.
+    pub cpu_s: Vec<f64>,
     /// Connections that were closed between requests.
     pub reopened: u64,
-}
-
-/// One TCP stream.
-#[derive(Debug, Clone, Serialize)]
-pub struct Tcp {
-    /// Rate.
-    pub gbit_per_s: f64,
-    /// CPU seconds for 10^9 bytes: the client's proxy, the server's.
-    pub cpu_s_per_gb: Vec<f64>,
 }
 
 /// One candidate in one round.
@@ -58,82 +50,122 @@ pub struct Round {
     pub round: u32,
     /// [`crate::candidate::Kind::name`].
     pub candidate: String,
-    /// Closed loop.
-    pub http1: Http,
-    /// Open loop at [`RATE`].
-    pub http1_1000rps: Http,
-    /// Bulk.
-    pub tcp: Tcp,
+    /// What was measured.
+    pub measured: Vec<Measured>,
     /// What the machine did meanwhile.
     pub machine: Machine,
-}
-
-/// Memory of one candidate's proxies in kB: the client's, the server's.
-#[derive(Debug, Clone, Serialize)]
-pub struct Memory {
-    /// [`crate::candidate::Kind::name`].
-    pub candidate: String,
-    /// Ready, and one request served.
-    pub idle_kb: Vec<u64>,
-    /// With [`MANY`] connections open on which a request each was under way at the same time.
-    pub connections_500_kb: Vec<u64>,
-    /// After all rounds, with no connection open.
-    pub after_rounds_kb: Vec<u64>,
-}
-
-/// Measures memory; to be done before any load.
-///
-/// # Errors
-/// Where a request fails.
-pub fn memory(candidate: &Candidate) -> anyhow::Result<Memory> {
-    std::thread::sleep(MEMORY_SETTLE);
-    let idle_kb = candidate.resident_kb()?;
-    let connections_500_kb = candidate.pair.client.run(|| {
-        let mut load = Load::connect(candidate.http, "/hold", MANY)?;
-        load.once()?;
-        std::thread::sleep(MEMORY_SETTLE);
-        candidate.resident_kb()
-    })?;
-    Ok(Memory { candidate: candidate.kind.name(), idle_kb, connections_500_kb, after_rounds_kb: Vec::new() })
 }
 
 /// Measures one candidate once. `others` are processes of this program that are not this candidate's.
 ///
 /// # Errors
 /// Where a request fails: a figure with failed requests in it would say nothing.
-pub fn measure(candidate: &Candidate, round: u32, span: Duration, others: &[u32]) -> anyhow::Result<Round> {
+pub fn measure(
+    candidate: &Candidate,
+    parts: &[Part],
+    round: u32,
+    span: Duration,
+    others: &[u32],
+) -> anyhow::Result<Round> {
     let ours: Vec<u32> = candidate.pids().into_iter().chain(others.iter().copied()).collect();
     let before = Machine::now(&ours)?;
-    let (http1, http1_1000rps) = candidate.pair.client.run(|| {
-        let mut load = Load::connect(candidate.http, "/", CONNECTIONS)?;
-        load.run(Pace::Closed, WARM_UP)?;
-        let closed = http(candidate, &mut load, Pace::Closed, span)?;
-        load.run(Pace::PerSecond(RATE), SETTLE)?;
-        Ok((closed, http(candidate, &mut load, Pace::PerSecond(RATE), span)?))
-    })?;
-    let tcp = candidate.pair.client.run(|| {
-        let mut source = Source::connect(candidate.tcp)?;
-        source.run(&candidate.sink, SETTLE)?;
-        let before = candidate.cpu()?;
-        let (bytes, elapsed) = source.run(&candidate.sink, span)?;
-        let cpu_s_per_gb = per(&before, &candidate.cpu()?, bytes as f64 / 1e9);
-        Ok(Tcp { gbit_per_s: bytes as f64 * 8.0 / 1e9 / elapsed.as_secs_f64(), cpu_s_per_gb })
-    })?;
+    let warm_up = if round == 1 { WARM_UP } else { SETTLE };
+    let mut measured = Vec::new();
+    for part in parts {
+        measured.extend(candidate.pair.client.run(|| match part {
+            Part::Http1 => http1(candidate, warm_up, span),
+            Part::Tcp => tcp(candidate, span),
+            Part::Http2 => http2(candidate, warm_up, span, &[(Scenario::Http2, Ask::Get)]),
+            Part::Grpc => {
+                let asks = [(Scenario::GrpcUnary, Ask::Unary), (Scenario::GrpcStream, Ask::Stream)];
+                http2(candidate, warm_up, span, &asks)
+            }
+            Part::Connections => connections(candidate, span),
+            Part::Memory => Ok(Vec::new()),
+        })?);
+    }
     let machine = Machine::now(&ours)?.since(before);
-    Ok(Round { round, candidate: candidate.kind.name(), http1, http1_1000rps, tcp, machine })
+    Ok(Round { round, candidate: candidate.kind.name(), measured, machine })
 }
 
-fn http(candidate: &Candidate, load: &mut Load, pace: Pace, span: Duration) -> anyhow::Result<Http> {
+fn http1(candidate: &Candidate, warm_up: Duration, span: Duration) -> anyhow::Result<Vec<Measured>> {
+    let mut load = Load::connect(candidate.http, "/", CONNECTIONS)?;
+    load.run(Pace::Closed, warm_up)?;
+    let closed = note(candidate, Scenario::Http1, || load.run(Pace::Closed, span))?;
+    load.run(Pace::PerSecond(RATE), SETTLE)?;
+    let paced = note(candidate, Scenario::Http1Paced, || load.run(Pace::PerSecond(RATE), span))?;
+    Ok(vec![closed, paced])
+}
+
+fn http2(
+    candidate: &Candidate,
+    warm_up: Duration,
+    span: Duration,
+    asks: &[(Scenario, Ask)],
+) -> anyhow::Result<Vec<Measured>> {
+    let mut load = grpc::Load::connect(candidate.grpc)?;
+    asks.iter()
+        .map(|&(scenario, ask)| {
+            load.run(ask, warm_up)?;
+            note(candidate, scenario, || load.run(ask, span))
+        })
+        .collect()
+}
+
+fn tcp(candidate: &Candidate, span: Duration) -> anyhow::Result<Vec<Measured>> {
+    let mut source = Source::connect(candidate.tcp)?;
+    source.run(&candidate.sink, SETTLE)?;
     let before = candidate.cpu()?;
-    let outcome: Outcome = load.run(pace, span)?;
+    let (bytes, elapsed) = source.run(&candidate.sink, span)?;
+    let count = bytes as f64 / 1e6;
+    Ok(vec![Measured {
+        scenario: Scenario::Tcp,
+        count,
+        rate: count / elapsed.as_secs_f64(),
+        p50_ms: None,
+        p99_ms: None,
+        cpu_s: per(&before, &candidate.cpu()?, count / Scenario::Tcp.unit().2),
+        reopened: 0,
+    }])
+}
+
+fn connections(candidate: &Candidate, span: Duration) -> anyhow::Result<Vec<Measured>> {
+    let ways = [(Scenario::Handshakes, candidate.fresh.port()), (Scenario::HandshakesResumed, RESUMED_PORT)];
+    ways.into_iter()
+        .filter(|(scenario, _)| scenario.is_of(candidate.kind))
+        .map(|(scenario, port)| {
+            let address = SocketAddr::from((candidate.fresh.ip(), port));
+            fresh::run(address, CONNECTIONS, SETTLE)?;
+            let before = candidate.handshakes()?;
+            let measured = note(candidate, scenario, || fresh::run(address, CONNECTIONS, span))?;
+            if let (Some(before), Some(after)) = (before, candidate.handshakes()?) {
+                let (all, resumed) = (after.0 - before.0, (after.1 - before.1) / measured.count);
+                ensure!(all >= measured.count, "{all} handshakes for {} connections", measured.count);
+                // With several workers, and for the first of each, there is not always a session to resume.
+                let as_wanted = if scenario == Scenario::Handshakes { resumed < 0.01 } else { resumed > 0.9 };
+                ensure!(as_wanted, "{:.1} % of the handshakes resumed a session: {scenario:?}", resumed * 100.0);
+            }
+            Ok(measured)
+        })
+        .collect()
+}
+
+fn note(
+    candidate: &Candidate,
+    scenario: Scenario,
+    load: impl FnOnce() -> anyhow::Result<Outcome>,
+) -> anyhow::Result<Measured> {
+    let before = candidate.cpu()?;
+    let outcome = load()?;
     let after = candidate.cpu()?;
-    let requests = outcome.latencies.len();
-    Ok(Http {
-        requests,
-        rps: outcome.rate(),
-        p50_ms: outcome.latencies.quantile_ms(0.5),
-        p99_ms: outcome.latencies.quantile_ms(0.99),
-        cpu_s_per_1000: per(&before, &after, requests as f64 / 1000.0),
+    let count = outcome.latencies.len() as f64;
+    Ok(Measured {
+        scenario,
+        count,
+        rate: outcome.rate(),
+        p50_ms: Some(outcome.latencies.quantile_ms(0.5)),
+        p99_ms: Some(outcome.latencies.quantile_ms(0.99)),
+        cpu_s: per(&before, &after, count / scenario.unit().2),
         reopened: outcome.reopened,
     })
 }

@@ -8,11 +8,11 @@ use rcgen::{
 };
 
 /// Identity of the server, which the client's Envoy demands.
-pub(super) const SERVER_ID: &str = "spiffe://cluster.local/ns/bench/sa/server";
+pub(crate) const SERVER_ID: &str = "spiffe://cluster.local/ns/bench/sa/server";
 const CLIENT_ID: &str = "spiffe://cluster.local/ns/bench/sa/client";
 
 /// Writes `ca.crt`, `client.crt`, `client.key`, `server.crt` and `server.key`; the keys belong to `user`.
-pub(super) fn write(dir: &Path, user: u32) -> anyhow::Result<()> {
+pub(crate) fn write(dir: &Path, user: u32) -> anyhow::Result<()> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -2,7 +2,7 @@
 //! the two, ECDSA P-256 certificates with SPIFFE names. Nothing else is configured: no access log, no authorization, no
 //! further filters, no control plane. What a mesh puts on top costs more, so a ratio against this one is on the safe side.
 
-mod certificates;
+pub(crate) mod certificates;
 pub mod install;
 
 use std::{fs, path::Path, time::Duration};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use weir_mesh::ports;
 
 use crate::{
-    candidate::{Candidate, HTTP_PORT, Kind, SERVICE_PORT, TCP_PORT, get},
+    candidate::{Candidate, FRESH_PORT, GRPC_PORT, HTTP_PORT, Kind, RESUMED_PORT, SERVICE_PORT, TCP_PORT, get},
     process::{Launch, Process},
 };
 
@@ -65,6 +65,9 @@ fn fill(template: &str, server_ip: &str) -> String {
         ("SERVICE_PORT", SERVICE_PORT.to_string()),
         ("HTTP_PORT", HTTP_PORT.to_string()),
         ("TCP_PORT", TCP_PORT.to_string()),
+        ("GRPC_PORT", GRPC_PORT.to_string()),
+        ("FRESH_PORT", FRESH_PORT.to_string()),
+        ("RESUMED_PORT", RESUMED_PORT.to_string()),
         ("SERVER_IP", server_ip.to_owned()),
         ("SERVER_ID", certificates::SERVER_ID.to_owned()),
     ]
