@@ -214,7 +214,9 @@ impl<S: Signer> Keeper<S> {
         }
         let facts = self.tls.install(issued.chain.clone(), issued.key.clone_key(), issued.anchors(&self.roots))?;
         let expiry = at(facts.svid.not_after);
-        let left = expiry.duration_since(now.wall).unwrap_or_default();
+        // By a clock that is behind there would be more left than the certificate's whole life.
+        let whole = expiry.duration_since(at(facts.svid.not_before)).unwrap_or_default();
+        let left = expiry.duration_since(now.wall).unwrap_or_default().min(whole);
         let wait = self.jitter.around_half(left).max(SHORTEST_TERM);
         issued.expiry = expiry;
         issued.renew_at = now.wall + wait;

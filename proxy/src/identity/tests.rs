@@ -350,6 +350,49 @@ async fn a_wall_clock_that_jumps_makes_a_renewal_due() {
     assert_eq!(world.calls(), 2);
 }
 
+#[tokio::test]
+async fn a_clock_that_is_behind_from_the_beginning_does_not_put_renewals_off() {
+    let mut world = World::new();
+    world.now.wall -= 30 * DAY;
+    world.step().await;
+    assert_eq!(world.calls(), 1);
+    // It stays behind: by the other clock the next certificate is asked for at about half of this one's life.
+    let next = world.keeper.next.duration_since(world.now.monotonic);
+    assert!(next < DAY.mul_f64(0.6), "{next:?}");
+    world.until_next().await;
+    assert_eq!(world.calls(), 2);
+    // It is set right: at once again, and once only.
+    world.now.wall += 30 * DAY;
+    world.plan.lock().unwrap().valid_until = world.now.wall + DAY;
+    for _ in 0..3 {
+        world.now.monotonic += POLL;
+        world.step().await;
+    }
+    assert_eq!(world.calls(), 3);
+    assert_eq!(world.reasons(), "");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_while_nobody_signs_does_not_cut_the_pauses_short() {
+    let mut world = World::new();
+    world.step().await;
+    world.plan(|plan| plan.fail = true);
+    for jump in [0, 1, 0, 2, 0] {
+        world.now.wall += jump * DAY;
+        world.now.monotonic += POLL;
+        world.step().await;
+    }
+    let calls = world.calls();
+    assert!(calls < 6, "{calls} calls");
+    // Years ahead is past the certificate's end: not ready, and said why; back again it serves on.
+    world.now.wall += 3650 * DAY;
+    world.step().await;
+    assert!(world.reasons().contains("expired"), "{}", world.reasons());
+    world.now.wall -= 3653 * DAY;
+    world.step().await;
+    assert_eq!(world.reasons(), "");
+}
+
 #[test]
 fn answers_that_are_no_chain() {
     let authority = Authority::new("one");
