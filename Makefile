@@ -46,10 +46,10 @@ demo: build
 	@$(BIN)/weir sandbox demo examples/canary $(if $(KEEP),--keep)
 
 # The Kubernetes of the cluster tests takes its time once, and is built beside everything else; the tests wait for it, and say what is
-# wrong with it. Who is not root has no use for it: those tests are skipped.
+# wrong with it. So are other people's clients. Who is not root has no use for either: those tests are skipped.
 test:
-	@tools/setup $(if $(ROOT),cluster)
-	@$(if $(ROOT),tools/cluster-tools >/dev/null &) $(MAKE) --no-print-directory build
+	@tools/setup $(if $(ROOT),cluster test)
+	@$(if $(ROOT),{ tools/go-tools clients; tools/python-packages; tools/cluster-tools; } >/dev/null &) $(MAKE) --no-print-directory build
 	cargo test --locked --workspace --no-fail-fast
 
 # The tests on a real Kubernetes alone.

@@ -22,6 +22,7 @@ pub mod netns;
 pub mod pod;
 pub mod process;
 pub mod tokens;
+pub mod tool;
 pub mod world;
 
 use std::time::{Duration, Instant};
