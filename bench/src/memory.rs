@@ -1,11 +1,18 @@
 //! Resident memory: of a proxy that has nothing to do, and of what each connection adds that is open and idle.
 //!
-//! Connections are the application's, kept alive (HTTP/1.1), each with an answered request. First the requests go one after the other:
-//! one connection between the proxies is enough, and what the client's proxy grew by is the accepted connections, in plaintext. Then
-//! they go all at once and are held by the origin, so that each has a connection of its own on the whole way: mutual TLS between the
-//! proxies, and one in plaintext to the application. The origin answers, and everything is idle when memory is read.
+//! Of HTTP/1.1, connections are the application's, kept alive, each with an answered request. First the requests go one after the other:
+//! one connection between the proxies is enough, and what the client's proxy grew by is the accepted connections, in plaintext. Then they
+//! go all at once and are held by the origin, so that each has a connection of its own on the whole way. The origin answers, and
+//! everything is idle when memory is read; how many connections between them the proxies keep then is theirs to choose.
+//!
+//! Opaque connections leave no choice: each is two sockets in each proxy, one in plaintext and one in mutual TLS.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -18,6 +25,9 @@ pub const IDLE: usize = 2_000;
 
 /// Before memory is read: allocators give back what they no longer need a second or so after it was freed.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// Longest wait for one connection.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Memory of one candidate's proxies in kB: the client's, the server's.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +42,8 @@ pub struct Memory {
     pub accepted: Idle,
     /// The same, each with one between the proxies and one to the application as well, as far as the proxies keep them.
     pub whole_way: Idle,
+    /// With [`IDLE`] opaque connections open and idle.
+    pub opaque: Idle,
     /// After all rounds, with no connection open.
     pub after_rounds_kb: Vec<u64>,
 }
@@ -83,13 +95,28 @@ pub fn measure(candidate: &Candidate) -> anyhow::Result<Memory> {
         let accepted = Idle::of(candidate)?;
         load.once()?;
         let whole_way = Idle::of(candidate)?;
+        drop(load);
+        std::thread::sleep(SETTLE);
+        let open = (0..IDLE).map(|_| greeted(candidate.fresh)).collect::<anyhow::Result<Vec<_>>>()?;
+        let opaque = Idle::of(candidate)?;
+        drop(open);
         Ok(Memory {
             candidate: candidate.kind.name(),
             idle_kb,
             connections_500_kb,
             accepted,
             whole_way,
+            opaque,
             after_rounds_kb: Vec::new(),
         })
     })
+}
+
+/// An opaque connection on which a byte has gone there and back.
+fn greeted(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])?;
+    Ok(stream)
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     candidate::Kind,
-    memory::{IDLE, Memory},
+    memory::{IDLE, Idle, Memory},
     rounds::{Measured, Round},
     scenario::Scenario,
     usage::Machine,
@@ -111,11 +111,12 @@ fn mean_kb(values: &[u64]) -> f64 {
 
 type MemoryFigure = fn(&Memory) -> f64;
 
-const MEMORY: [(&str, MemoryFigure); 4] = [
+const MEMORY: [(&str, MemoryFigure); 5] = [
     ("idle", |memory| mean_kb(&memory.idle_kb)),
     ("connections_500", |memory| mean_kb(&memory.connections_500_kb)),
     ("accepted_connection", |memory| memory.accepted.each_kb(&memory.idle_kb).first().copied().unwrap_or(f64::NAN)),
     ("whole_way_connection", |memory| mean(memory.whole_way.each_kb(&memory.idle_kb).into_iter())),
+    ("opaque_connection", |memory| mean(memory.opaque.each_kb(&memory.idle_kb).into_iter())),
 ];
 
 impl Report {
@@ -203,7 +204,10 @@ impl Report {
             .memory
             .iter()
             .map(|memory| {
-                let kb = json!({"accepted_kb": memory.accepted.each_kb(&memory.idle_kb), "whole_way_kb": memory.whole_way.each_kb(&memory.idle_kb)});
+                let each = |idle: &Idle| json!({"kb": idle.each_kb(&memory.idle_kb), "sockets": idle.sockets});
+                let kb = json!({
+                    "accepted": each(&memory.accepted), "whole_way": each(&memory.whole_way), "opaque": each(&memory.opaque),
+                });
                 (memory.candidate.clone(), kb)
             })
             .collect();

@@ -1,7 +1,6 @@
 //! Figures that are easy to work out by hand.
 
 use super::*;
-use crate::memory::Idle;
 
 fn round(number: u32, kind: Kind, cpu: f64, rate: f64) -> Round {
     let measured = |scenario| Measured {
@@ -31,6 +30,7 @@ fn memory(kind: Kind, kb: u64) -> Memory {
         connections_500_kb: both.clone(),
         accepted: with(3),
         whole_way: with(7),
+        opaque: with(9),
         after_rounds_kb: both,
     }
 }
@@ -68,8 +68,9 @@ fn ratios_are_made_inside_rounds_and_the_worse_counts() {
     near("/by_workers/http1/cpu/1/median", 0.3);
     near("/rss_vs_envoy/idle", 0.2);
     near("/rss_vs_envoy/connections_500", 0.2);
-    near("/rss_per_idle_connection/by_candidate/weir-1/accepted_kb/0", 3.0);
-    near("/rss_per_idle_connection/by_candidate/weir-1/whole_way_kb/1", 7.0);
+    near("/rss_per_idle_connection/by_candidate/weir-1/accepted/kb/0", 3.0);
+    near("/rss_per_idle_connection/by_candidate/weir-1/whole_way/kb/1", 7.0);
+    near("/rss_per_idle_connection/by_candidate/weir-1/opaque/kb/1", 9.0);
     assert_eq!(json["raw"]["rounds"].as_array().unwrap().len(), 15);
     let text = report().text();
     for line in [

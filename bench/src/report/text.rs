@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Figure, MEMORY, Report, Spread};
 use crate::{
     candidate::Kind,
-    memory::{IDLE, Memory},
+    memory::{IDLE, Idle, Memory},
     rounds::{Measured, RATE},
     scenario::Scenario,
 };
@@ -18,8 +18,21 @@ impl Report {
             self.scenario(scenario, &mut text);
         }
         self.memory_table(&mut text);
+        if let Some(rounds) = self.rounds.iter().map(|round| round.round).max() {
+            self.circumstances(rounds, &mut text);
+        }
+        let goals: Vec<_> = self.goals().into_iter().filter(|goal| goal.measured.is_some()).collect();
+        if self.envoy_version.is_some() && !goals.is_empty() {
+            text += "\nGoals, by the worse of 1 and 2 workers:\n";
+            for goal in goals {
+                let _ = writeln!(text, "  {} <= {} {}: {}", goal.about, goal.at_most, goal.unit, goal.verdict());
+            }
+        }
+        text
+    }
+
+    fn circumstances(&self, rounds: u32, text: &mut String) {
         let machine = self.machine();
-        let rounds = self.rounds.iter().map(|round| round.round).max().unwrap_or_default();
         let _ = writeln!(
             text,
             "\n{rounds} rounds of {} s a measurement on {} processors, Linux {}. Taken by other guests of the host (steal): \
@@ -31,7 +44,7 @@ impl Report {
             machine.others_share() * 100.0
         );
         if machine.steal_share() + machine.others_share() > 0.05 {
-            text +=
+            *text +=
                 "The machine was not quiet: trust the ratios, which are made inside rounds, and not single figures.\n";
         }
         let _ = writeln!(
@@ -39,14 +52,6 @@ impl Report {
             "Latencies at {RATE} requests/s count from when each request was due. Our proxies resume no session: Envoy's resumed \
              ones stand beside our full handshakes."
         );
-        let goals: Vec<_> = self.goals().into_iter().filter(|goal| goal.measured.is_some()).collect();
-        if self.envoy_version.is_some() && !goals.is_empty() {
-            text += "\nGoals, by the worse of 1 and 2 workers:\n";
-            for goal in goals {
-                let _ = writeln!(text, "  {} <= {} {}: {}", goal.about, goal.at_most, goal.unit, goal.verdict());
-            }
-        }
-        text
     }
 
     fn scenario(&self, scenario: Scenario, text: &mut String) {
@@ -114,21 +119,29 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "{:<9}{:>14}{:>17}{:>24}{:>26}{:>18}{:>18}",
-            "", "idle MB", "500 conn. MB", "accepted, kB each", "on the whole way, kB each", "sockets", "afterwards MB"
+            "{:<9}{:>12}{:>15}{:>14}{:>14}{:>14}{:>14}{:>16}",
+            "", "idle", "500 conn.", "accepted", "whole way", "sockets", "opaque", "afterwards"
+        );
+        let _ = writeln!(
+            text,
+            "{:<9}{:>12}{:>15}{:>14}{:>14}{:>14}{:>14}{:>16}",
+            "", "MB", "MB", "kB each", "kB each", "", "kB each", "MB"
         );
         let pair = |values: Vec<String>| if values.is_empty() { "-".to_owned() } else { values.join(" ") };
         let megabytes = |kb: &[u64]| pair(kb.iter().map(|kb| format!("{:.1}", *kb as f64 / 1024.0)).collect());
-        let each = |kb: Vec<f64>| pair(kb.into_iter().map(|kb| format!("{kb:.1}")).collect());
-        for Memory { candidate, idle_kb, connections_500_kb, accepted, whole_way, after_rounds_kb } in &self.memory {
+        for memory in &self.memory {
+            let Memory { candidate, idle_kb, connections_500_kb, accepted, whole_way, opaque, after_rounds_kb } =
+                memory;
+            let each = |idle: &Idle| pair(idle.each_kb(idle_kb).into_iter().map(|kb| format!("{kb:.1}")).collect());
             let _ = writeln!(
                 text,
-                "{candidate:<9}{:>14}{:>17}{:>24}{:>26}{:>18}{:>18}",
+                "{candidate:<9}{:>12}{:>15}{:>14}{:>14}{:>14}{:>14}{:>16}",
                 megabytes(idle_kb),
                 megabytes(connections_500_kb),
-                each(accepted.each_kb(idle_kb)),
-                each(whole_way.each_kb(idle_kb)),
+                each(accepted),
+                each(whole_way),
                 pair(whole_way.sockets.iter().map(ToString::to_string).collect()),
+                each(opaque),
                 megabytes(after_rounds_kb),
             );
         }
