@@ -6,8 +6,8 @@ mod tls_authority;
 use std::{net::IpAddr, sync::Arc};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, OtherNameValue, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints, OtherNameValue, RsaKeySize, SanType,
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
@@ -123,6 +123,20 @@ fn zoo(mesh: &Authority) -> Vec<Animal> {
     add("trailing slash", Refused, "no identity", "spiffe://cluster.local/ns/shop/sa/catalog/", &as_is);
     add("double slash", Refused, "no identity", "spiffe://cluster.local/ns//shop/sa/catalog", &as_is);
     add("further segments", Refused, "no identity", "spiffe://cluster.local/ns/shop/sa/catalog/sa/x", &as_is);
+    add("empty namespace", Refused, "no identity", "spiffe://cluster.local/ns//sa/catalog", &as_is);
+    add("empty account", Refused, "no identity", "spiffe://cluster.local/ns/shop/sa/", &as_is);
+    add("empty account, cut", Refused, "no identity", "spiffe://cluster.local/ns/shop/sa", &as_is);
+    add("segments exchanged", Refused, "no identity", "spiffe://cluster.local/sa/catalog/ns/shop", &as_is);
+    add("wildcard trust domain", Refused, "", "spiffe://*/ns/shop/sa/catalog", &as_is);
+    add("trust domain with a trailing dot", Refused, "", "spiffe://cluster.local./ns/shop/sa/catalog", &as_is);
+    add(
+        "trust domain in Punycode",
+        Refused,
+        "trust domain",
+        "spiffe://xn--cluster-9za.local/ns/shop/sa/catalog",
+        &as_is,
+    );
+    add("an address as trust domain", Refused, "trust domain", "spiffe://198.18.0.1/ns/shop/sa/catalog", &as_is);
     add("wildcard", Refused, "no identity", "spiffe://cluster.local/ns/shop/sa/*", &as_is);
     add("space in front", Refused, "no identity", " spiffe://cluster.local/ns/shop/sa/catalog", &as_is);
     add(
@@ -213,6 +227,76 @@ fn zoo(mesh: &Authority) -> Vec<Animal> {
     let mut too_deep = through(&second, true);
     too_deep.chain.push(good.der().clone());
     push("deeper than the intermediate allows", too_deep, Refused, "");
+
+    // Kinds of keys. rcgen signs with one of a kind that webpki takes; what it does not take is refused, and nothing else breaks.
+    for (name, algorithm, expect) in [
+        ("with a key on P-384", &rcgen::PKCS_ECDSA_P384_SHA384, Accepted),
+        ("with a key on P-521", &rcgen::PKCS_ECDSA_P521_SHA512, Accepted),
+        ("with a key of Ed25519", &rcgen::PKCS_ED25519, Accepted),
+    ] {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let leaf = leaf_params(SERVER).signed_by(&key, &mesh.root).unwrap();
+        push(name, Material { chain: vec![leaf.der().clone()], key: pkcs8(&key) }, expect, "");
+    }
+    for (name, size, expect) in [
+        ("with a key of RSA, 2048 bits", RsaKeySize::_2048, Accepted),
+        ("with a key of RSA, 4096 bits", RsaKeySize::_4096, Accepted),
+    ] {
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size).unwrap();
+        let leaf = leaf_params(SERVER).signed_by(&key, &mesh.root).unwrap();
+        push(name, Material { chain: vec![leaf.der().clone()], key: pkcs8(&key) }, expect, "");
+    }
+
+    // Chains. An intermediate for other names only; one that has expired; one that may sign nothing; more of them than anybody needs.
+    let constrained = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = authority_params("constrained");
+        change(&mut params);
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &mesh.root).unwrap();
+        through(&issuer, true)
+    };
+    let names = |permitted: &[&str], excluded: &[&str]| {
+        let subtrees = |list: &[&str]| list.iter().map(|name| GeneralSubtree::DnsName((*name).into())).collect();
+        Some(NameConstraints { permitted_subtrees: subtrees(permitted), excluded_subtrees: subtrees(excluded) })
+    };
+    let expired = constrained(&|p| p.not_after = time::OffsetDateTime::now_utc() - time::Duration::minutes(1));
+    push("through an intermediate that has expired", expired, Refused, "expired");
+    let no_signing = constrained(&|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
+    // webpki goes by the basic constraints of an authority, which our root alone can give, and not by its key usage.
+    push("through an authority without the key usage of one", no_signing, Accepted, "");
+    let for_others = constrained(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]);
+    push("through an intermediate for code", for_others, Refused, "");
+    let no_uris = constrained(&|p| p.name_constraints = names(&["example.org"], &[]));
+    push("through an intermediate for other kinds of names", no_uris, Accepted, "");
+    let critical = constrained(&|p| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4, 5], vec![5, 0]);
+        extension.set_criticality(true);
+        p.custom_extensions.push(extension);
+    });
+    push("through an intermediate with an unknown critical extension", critical, Refused, "");
+    let mut issuers =
+        vec![CertifiedIssuer::signed_by(authority_params("0"), KeyPair::generate().unwrap(), &mesh.root).unwrap()];
+    for number in 1..12 {
+        let last = issuers.last().unwrap();
+        let name = number.to_string();
+        issuers.push(CertifiedIssuer::signed_by(authority_params(&name), KeyPair::generate().unwrap(), last).unwrap());
+    }
+    let mut long = through(issuers.last().unwrap(), true);
+    long.chain.extend(issuers.iter().rev().skip(1).map(|issuer| issuer.der().clone()));
+    push("through twelve intermediates", long, Refused, "");
+    let mut crowd = mesh.leaf(SERVER, |_| {});
+    crowd.chain.extend(std::iter::repeat_n(twin.root_der(), 50));
+    push("with fifty certificates that lead nowhere", crowd, Accepted, "");
+    let mut circle = through(&good, true);
+    circle.chain.extend(std::iter::repeat_n(circle.chain[1].clone(), 30));
+    push("with its intermediate thirty times over", circle, Accepted, "");
+    let heavy = mesh.leaf(SERVER, |p| {
+        p.custom_extensions.push(CustomExtension::from_oid_content(&[1, 2, 3, 4, 6], vec![0; 60_000]));
+    });
+    push("of 60 kB", heavy, Accepted, "");
+    let many = mesh.leaf(SERVER, |p| {
+        p.subject_alt_names.extend((0..1000).map(|n| SanType::DnsName(format!("a{n}.test").try_into().unwrap())));
+    });
+    push("with a thousand other names", many, Accepted, "");
 
     let mut foreign_key = mesh.leaf(SERVER, |_| {});
     foreign_key.key = mesh.leaf(CLIENT, |_| {}).key;

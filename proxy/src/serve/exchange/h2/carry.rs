@@ -27,6 +27,8 @@ use crate::{
     upstream::{ClusterInfo, Endpoint, Lease},
 };
 
+/// Interim answers to one request: they wait to be sent outside of the caller's windows.
+const INTERIMS: u32 = 100;
 /// Connections to the application for one request.
 const ATTEMPTS: usize = 3;
 
@@ -132,7 +134,7 @@ impl H2<'_> {
             Ok(sent) => sent,
             Err(error) => return Err(Fault { unsent: true, ..gone(&error, lease.reused) }),
         };
-        let mut stall = Stall::default();
+        let (mut stall, mut interims) = (Stall::default(), 0_u32);
         let mut sending = !self.request.is_done();
         let head = poll_fn(|cx| {
             if sending {
@@ -147,6 +149,11 @@ impl H2<'_> {
                 }
             }
             while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+                interims = interims.saturating_add(1);
+                if interims > INTERIMS {
+                    let detail = "the upstream sends interim answers without end";
+                    return Poll::Ready(Err(Fault::upstream(ResponseFlags::UPE, 502, detail)));
+                }
                 self.reply.interim(interim);
             }
             if let Poll::Ready(head) = std::pin::Pin::new(&mut answer).poll(cx) {
