@@ -278,6 +278,7 @@ fn callers_of_an_application_that_misbehaves_get_a_clear_answer() {
     let shop = Shop::new("h2-bad-apps");
     shop.calm("applications that misbehave", || {
         for (number, (what, _, want)) in DEEDS.iter().enumerate() {
+            let begun = std::time::Instant::now();
             for (way, from, to) in shop.ways(port(number)) {
                 for again in 0..2 {
                     let id = format!("{}-{number}-{again}", from.name);
@@ -310,6 +311,7 @@ fn callers_of_an_application_that_misbehaves_get_a_clear_answer() {
                     }
                 }
             }
+            eprintln!("{what}: {:?}", begun.elapsed());
         }
     });
     assert!(shop.done.load(Relaxed) >= 4 * DEEDS.len());
