@@ -14,9 +14,6 @@ use crate::{
     rules::{Family, RuleSet},
 };
 
-/// Environment variable of the default for `--backend`.
-pub const BACKEND_ENV: &str = "WEIR_REDIRECT_BACKEND";
-
 /// What the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
@@ -124,7 +121,7 @@ fn by_netlink(rules: &RuleSet, families: &'static [Family]) -> Result<Done, Erro
     // Looked for first: what can not be taken away must not end up beside the new rules.
     let left = left_by_iptables(families, &traces)?;
     let count = nft::apply(rules, families)?;
-    left.iter().try_for_each(Iptables::clean)?;
+    clean_left(By::Netlink, &left)?;
     Ok(Done { rules: count, by: By::Netlink, reason: "the kernel takes it, and no program is needed".into() })
 }
 
@@ -136,7 +133,7 @@ fn by_iptables(rules: &RuleSet, families: &'static [Family], variant: Option<Var
         // What can not be read may be ours.
         match Iptables::open(variant, families, &traces)? {
             Some(one) => found.push(one),
-            None if variant == Variant::Nft && traces.ours_by_nft => return Err(Error::NoIptables),
+            None if variant == Variant::Nft && traces.ours_by_nft => return Err(Error::NoIptablesForOurs),
             None => {}
         }
     }
@@ -145,21 +142,28 @@ fn by_iptables(rules: &RuleSet, families: &'static [Family], variant: Option<Var
         let Some(one) = found.iter().find(|one| one.variant == variant) else { continue };
         match one.apply(rules) {
             Ok(count) => {
-                found
-                    .iter()
-                    .filter(|other| other.variant != variant && other.has_ours())
-                    .try_for_each(Iptables::clean)?;
+                let by = By::Iptables(variant);
+                clean_left(by, found.iter().filter(|other| other.variant != variant && other.has_ours()))?;
                 if traces.ours_by_netlink {
-                    nft::clean(families)?;
+                    nft::clean(families).map_err(left_behind(by))?;
                 }
                 let reason = failures.iter().fold(reason.to_owned(), |reason, failed| format!("{reason}; {failed}"));
-                return Ok(Done { rules: count, by: By::Iptables(variant), reason });
+                return Ok(Done { rules: count, by, reason });
             }
-            Err(error @ Error::Iptables { .. }) => failures.push(error.to_string()),
+            Err(Error::Iptables { program, text }) => failures.push(format!("{program}: {text}")),
             Err(error) => return Err(error),
         }
     }
     Err(if failures.is_empty() { Error::NoIptables } else { Error::IptablesRefused(failures) })
+}
+
+/// Takes away what other ways left, once the rules are in force by this one.
+fn clean_left<'i>(by: By, left: impl IntoIterator<Item = &'i Iptables>) -> Result<(), Error> {
+    left.into_iter().try_for_each(Iptables::clean).map_err(left_behind(by))
+}
+
+fn left_behind(by: By) -> impl FnOnce(Error) -> Error {
+    move |source| Error::LeftBehind { by, source: Box::new(source) }
 }
 
 /// A variant whose programs are here.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
 use weir_mesh::CaptureSettings;
 
-use crate::{Applied, BACKEND_ENV, Backend, Error, RuleSet};
+use crate::{Applied, Backend, Error, RuleSet};
 
 /// Exit code for a command line that is not understood.
 const USAGE: u8 = 2;
@@ -25,8 +25,7 @@ Options:
   --capture JSON   capture settings, as in the pod's annotation weir.dev/capture; default: all TCP, both ways
   --backend NAME   how apply puts rules in force: auto (nft; iptables where the kernel refuses it), nft (netlink, no program),
                    iptables (its programs, in the variant that the namespace or the machine has), iptables-nft,
-                   iptables-legacy; default: auto, or the environment's WEIR_REDIRECT_BACKEND. check, clean and show find
-                   what is there
+                   iptables-legacy; default: auto. rules prints in its language; check, clean and show find what is there
   --netns PATH     network namespace to work in, such as /var/run/netns/NAME; default: the current one
   -h, --help       print this
   -V, --version    print the version
@@ -60,7 +59,7 @@ struct Options {
 
 /// Runs the command line (without the program's name) and prints what it has to say.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    match parse(arguments).and_then(|parsed| with_environment(parsed, std::env::var_os(BACKEND_ENV))) {
+    match parse(arguments) {
         Err(message) => {
             say(&mut std::io::stderr(), &format!("weir-init: {message}; see weir-init --help\n"));
             ExitCode::from(USAGE)
@@ -75,17 +74,6 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             })
         }
     }
-}
-
-/// The command line counts before the environment.
-fn with_environment(mut parsed: Parsed, backend: Option<OsString>) -> Result<Parsed, String> {
-    if let (Parsed::Run { options, .. }, Some(value)) = (&mut parsed, backend)
-        && options.backend.is_none()
-        && !value.is_empty()
-    {
-        options.backend = Some(value.to_string_lossy().parse().map_err(|error| format!("{BACKEND_ENV}: {error}"))?);
-    }
-    Ok(parsed)
 }
 
 fn execute(command: Command, options: &Options) -> Result<String, Error> {
@@ -205,25 +193,10 @@ mod tests {
         assert_eq!(parsed(&["--netns", "/a=b", "show"]), run(Command::Show, None, Some("/a=b".into())));
         let both = parsed(&["check", "--capture={\"version\":1}", "--netns=/x"]);
         assert_eq!(both, run(Command::Check, Some(CaptureSettings::default()), Some("/x".into())));
+        let backend = Some(Backend::Iptables(None));
+        let options = Box::new(Options { backend, ..Options::default() });
+        assert_eq!(parsed(&["apply", "--backend=iptables"]), Ok(Parsed::Run { command: Command::Apply, options }));
         assert_eq!(parsed(&["apply", "--help"]), Ok(Parsed::Help));
-    }
-
-    #[test]
-    fn the_back_end_is_of_the_command_line_or_else_of_the_environment() {
-        let backend = |arguments: &[&str], environment: Option<&str>| match with_environment(
-            parsed(arguments).unwrap(),
-            environment.map(OsString::from),
-        ) {
-            Ok(Parsed::Run { options, .. }) => Ok(options.backend),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error),
-        };
-        assert_eq!(backend(&["apply"], None), Ok(None));
-        assert_eq!(backend(&["apply"], Some("")), Ok(None));
-        assert_eq!(backend(&["apply"], Some("nft")), Ok(Some(Backend::Nft)));
-        let iptables = Ok(Some(Backend::Iptables(None)));
-        assert_eq!(backend(&["apply", "--backend=iptables"], Some("nft")), iptables);
-        assert!(backend(&["apply"], Some("x")).unwrap_err().starts_with("WEIR_REDIRECT_BACKEND: \"x\" is no back end"));
     }
 
     #[test]
@@ -235,7 +208,8 @@ mod tests {
             (&["apply", "--netns"], "needs a value"),
             (&["apply", "--netns", "a", "--netns", "b"], "given twice"),
             (&["apply", "--capture", "{}"], "--capture:"),
-            (&["apply", "--backend", "ipfw"], "no back end"),
+            (&["apply", "--backend", "ipfw"], "--backend: \"ipfw\" is no back end"),
+            (&["apply", "--backend=nft", "--backend=nft"], "given twice"),
             (&["apply", "--other"], "not expected"),
         ] {
             let message = parsed(arguments).unwrap_err();

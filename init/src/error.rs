@@ -4,13 +4,15 @@ use std::{fmt, io, path::PathBuf};
 
 use nix::errno::Errno;
 
+use crate::backend::By;
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `EPERM`
     #[error(
-        "no permission to change network rules: run as root, or give the container the capability NET_ADMIN \
-         (in the pod's own network namespace)"
+        "no permission to change network rules: run as root, or give the container the capability NET_ADMIN, for iptables' \
+         legacy variant NET_RAW too (in the pod's own network namespace)"
     )]
     Permission,
     /// The kernel was built without nfnetlink.
@@ -50,8 +52,16 @@ pub enum Error {
          use --backend nft where the kernel has nf_tables"
     )]
     NoIptables,
+    /// The programs of iptables are not here, and rules of ours are that only they can read or take away.
+    #[error(
+        "Weir's rules are in force here by iptables, and the programs of iptables are not here, without which they can neither be read \
+         nor taken away: install the package iptables, use an image that has it, or end this pod"
+    )]
+    NoIptablesForOurs,
     /// A program of iptables failed.
-    #[error("{program}: {text}")]
+    #[error(
+        "iptables' rules can not be read or changed: {program}: {text}; see that its modules are loaded on the node"
+    )]
     Iptables {
         /// Which.
         program: String,
@@ -76,6 +86,17 @@ pub enum Error {
         first: Box<Error>,
         /// Why those before did not come back.
         second: Box<Error>,
+    },
+    /// The rules are in force, and so are older ones.
+    #[error(
+        "the rules are in force by {by}, but what another back end left can not be taken away: {source}; end this pod, or run \
+         `weir-init clean` and apply again"
+    )]
+    LeftBehind {
+        /// The way of the new rules.
+        by: By,
+        /// Why the older ones stay.
+        source: Box<Error>,
     },
     /// iptables has no words for a rule.
     #[error("iptables can not express {0}: use --backend nft, or settings without it")]

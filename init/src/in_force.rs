@@ -4,13 +4,13 @@ use std::fmt;
 
 use crate::{
     backend::By,
+    difference::{Language, difference},
     error::Error,
     families, iptables,
     iptables::{Iptables, Traces, Variant, traces},
     lock::lock,
     loopback, nft,
     rules::{Family, RuleSet},
-    text::{Language, difference},
 };
 
 /// Our rules that iptables holds, by variant.
@@ -22,7 +22,7 @@ pub(crate) fn left_by_iptables(families: &'static [Family], traces: &Traces) -> 
             continue;
         }
         match Iptables::open(variant, families, traces)? {
-            None if certain => return Err(Error::NoIptables),
+            None if certain => return Err(Error::NoIptablesForOurs),
             None => {}
             Some(one) => left.extend(one.has_ours().then_some(one)),
         }

@@ -13,6 +13,7 @@ mod backend;
 mod check;
 pub mod command;
 mod decide;
+mod difference;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -30,7 +31,7 @@ mod text;
 
 use std::{path::Path, time::Duration};
 
-pub use backend::{BACKEND_ENV, Backend, By};
+pub use backend::{Backend, By};
 pub use check::{
     CheckError, Direction, INBOUND_BANNER, Line, OUTBOUND_BANNER, Outcome, check_as_proxy, check_in_current_netns,
 };

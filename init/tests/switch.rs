@@ -218,6 +218,23 @@ fn all_or_nothing() {
     }
 }
 
+#[test]
+fn what_can_not_be_taken_away_is_said() {
+    if !can_run() {
+        return;
+    }
+    let pod = Netns::new("pod");
+    in_netns(&pod.path(), || IPTABLES_LEGACY.apply(&RuleSet::new(&CaptureSettings::default()))).unwrap();
+    let folder = programs(&pod, |_, _| Some("#!/bin/sh\necho 'it is stuck' >&2\nexit 1\n".into()));
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
+    let (code, text) = said(weir_init(&pod, &["apply", "--backend", "nft"]).env("PATH", path));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(code == Some(1) && text.lines().count() == 1, "{text}");
+    let wanted = "the rules are in force by nf_tables, but what another back end left can not be taken away: ";
+    assert!(text.contains(wanted) && text.contains("iptables-legacy-restore: it is stuck"), "{text}");
+    assert_eq!(ours(&pod), [NETLINK, IPTABLES_LEGACY]);
+}
+
 /// A folder of programs in the place of iptables' own: for those that `replace` has a script for.
 fn programs(pod: &Netns, replace: impl Fn(&str, &str) -> Option<String>) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;

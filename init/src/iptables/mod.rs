@@ -26,7 +26,7 @@ use self::{
     transition::transition,
 };
 pub(crate) use self::{
-    render::rule_text,
+    render::{chain_name, rule_text},
     traces::{Traces, traces},
 };
 use crate::{

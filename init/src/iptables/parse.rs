@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     parts::{Part, Parts},
-    render::{base, plain_name, protocol},
+    render::{base, plain_name},
 };
 use crate::rules::{Action, Base, Chain, Family, Match, Protocol, Rule, Side, Table};
 
@@ -145,6 +145,15 @@ fn address(family: Family, side: Side, not: bool, value: &str) -> Option<Match> 
         return None;
     }
     Some(if not { Match::NotAddress(side, net) } else { Match::Address(side, net) })
+}
+
+/// `iptables-save` has names where it knows them.
+fn protocol(word: &str) -> Option<Protocol> {
+    match word {
+        "tcp" | "6" => Some(Protocol::Tcp),
+        "udp" | "17" => Some(Protocol::Udp),
+        _ => None,
+    }
 }
 
 /// One with a `+` stands for many.

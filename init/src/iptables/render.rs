@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    rules::{Action, Base, Chain, Family, Hook, Kind, Match, Priority, Protocol, Rule, Side, Table},
+    rules::{Action, Base, Chain, Family, Hook, Kind, Match, Priority, Rule, Side, Table},
 };
 
 /// `XT_EXTENSION_MAXNAMELEN`, of which a chain's name may have all but one.
@@ -17,7 +17,7 @@ const MAX_CHAIN: usize = 28;
 /// The lines of one family.
 pub(crate) fn render(table: &Table) -> Result<Parts, Error> {
     let mut parts = Parts::none(table.family);
-    for name in TABLES {
+    for (name, ..) in TABLES {
         let hanging = table.chains.iter().filter(|chain| chain.base.and_then(place).is_some_and(|at| at.0 == name));
         let mut members: Vec<&Chain> = Vec::new();
         for chain in hanging {
@@ -25,11 +25,14 @@ pub(crate) fn render(table: &Table) -> Result<Parts, Error> {
             reachable(table, chain, &mut members);
         }
         for chain in members {
-            let lines = parts.part(name).chain(&chain_name(&chain.name)?);
+            let own = chain_name(&chain.name);
+            if own.len() > MAX_CHAIN {
+                return Err(Error::Inexpressible(format!("the chain's name {own}")));
+            }
+            let lines = parts.part(name).chain(&own);
             lines.rules = chain.rules.iter().map(|one| rule(table.family, one)).collect::<Result<_, _>>()?;
             if let Some((_, from)) = chain.base.and_then(place) {
-                let rule = format!("-j {}", chain_name(&chain.name)?);
-                parts.part(name).jumps.push(Jump { from: from.to_owned(), rule });
+                parts.part(name).jumps.push(Jump { from: from.to_owned(), rule: format!("-j {own}") });
             }
         }
     }
@@ -39,37 +42,27 @@ pub(crate) fn render(table: &Table) -> Result<Parts, Error> {
     }
 }
 
-/// In the order in which packets meet them.
-const TABLES: [&str; 3] = ["raw", "mangle", "nat"];
+/// The tables of iptables and what they are to the kernel, in the order in which packets meet them.
+const TABLES: [(&str, Kind, Priority); 3] = [
+    ("raw", Kind::Filter, Priority::Raw),
+    ("mangle", Kind::Filter, Priority::Mangle),
+    ("nat", Kind::Nat, Priority::Dstnat),
+];
+/// The chains of those tables that lead to ours.
+const HOOKS: [(&str, Hook); 2] = [("PREROUTING", Hook::Prerouting), ("OUTPUT", Hook::Output)];
 
 /// Table, and which of its chains leads to ours.
 fn place(base: Base) -> Option<(&'static str, &'static str)> {
-    let table = match (base.kind, base.priority) {
-        (Kind::Filter, Priority::Raw) => "raw",
-        (Kind::Filter, Priority::Mangle) => "mangle",
-        (Kind::Nat, Priority::Dstnat) => "nat",
-        _ => return None,
-    };
-    let from = match base.hook {
-        Hook::Prerouting => "PREROUTING",
-        Hook::Output => "OUTPUT",
-    };
+    let (table, ..) =
+        TABLES.into_iter().find(|(_, kind, priority)| (*kind, *priority) == (base.kind, base.priority))?;
+    let (from, _) = HOOKS.into_iter().find(|(_, hook)| *hook == base.hook)?;
     Some((table, from))
 }
 
 /// The way back of [`place`].
 pub(super) fn base(table: &str, from: &str) -> Option<Base> {
-    let (kind, priority) = match table {
-        "raw" => (Kind::Filter, Priority::Raw),
-        "mangle" => (Kind::Filter, Priority::Mangle),
-        "nat" => (Kind::Nat, Priority::Dstnat),
-        _ => return None,
-    };
-    let hook = match from {
-        "PREROUTING" => Hook::Prerouting,
-        "OUTPUT" => Hook::Output,
-        _ => return None,
-    };
+    let (_, kind, priority) = TABLES.into_iter().find(|(name, ..)| *name == table)?;
+    let (_, hook) = HOOKS.into_iter().find(|(name, _)| *name == from)?;
     Some(Base { kind, hook, priority })
 }
 
@@ -87,9 +80,9 @@ fn reachable<'t>(table: &'t Table, chain: &'t Chain, found: &mut Vec<&'t Chain>)
     found.push(chain);
 }
 
-fn chain_name(name: &str) -> Result<String, Error> {
-    let name = format!("{PREFIX}{}", name.to_ascii_uppercase());
-    if name.len() <= MAX_CHAIN { Ok(name) } else { Err(Error::Inexpressible(format!("the chain's name {name}"))) }
+/// What a chain of ours is called here.
+pub(crate) fn chain_name(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_ascii_uppercase())
 }
 
 /// The way back of [`chain_name`].
@@ -150,7 +143,7 @@ pub(crate) fn rule(family: Family, rule: &Rule) -> Result<String, Error> {
     if !rule.comment.is_empty() {
         all.push(format!("-m comment --comment {}", quoted(&rule.comment)?));
     }
-    all.push(action(&rule.action)?);
+    all.push(action(&rule.action));
     Ok(all.join(" "))
 }
 
@@ -170,14 +163,14 @@ fn fits(family: Family, one: &Match) -> bool {
     }
 }
 
-fn action(action: &Action) -> Result<String, Error> {
-    Ok(match action {
+fn action(action: &Action) -> String {
+    match action {
         Action::Return => "-j RETURN".into(),
         Action::Drop => "-j DROP".into(),
         Action::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
-        Action::Goto(chain) => format!("-g {}", chain_name(chain)?),
+        Action::Goto(chain) => format!("-g {}", chain_name(chain)),
         Action::Zone(zone) => format!("-j CT --zone {zone}"),
-    })
+    }
 }
 
 /// A name that means the same to the shell-like input, to the program and to the kernel. A `+` at the end would mean all
@@ -203,18 +196,10 @@ pub(crate) fn rule_text(family: Family, one: &Rule) -> String {
     rule(family, one).unwrap_or_else(|error| error.to_string())
 }
 
-/// Protocols that iptables is asked about.
-pub(super) fn protocol(word: &str) -> Option<Protocol> {
-    match word {
-        "tcp" | "6" => Some(Protocol::Tcp),
-        "udp" | "17" => Some(Protocol::Udp),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Protocol;
 
     fn with(matches: Vec<Match>) -> Rule {
         Rule { matches, action: Action::Return, comment: "".into() }
@@ -263,5 +248,10 @@ mod tests {
         let hanging = Base { kind: Kind::Nat, hook: Hook::Output, priority: Priority::Raw };
         let chain = Chain { name: "x".into(), base: Some(hanging), rules: Vec::new() };
         assert!(render(&Table { family: Family::V4, chains: vec![chain] }).is_err());
+        let output = Base { priority: Priority::Dstnat, ..hanging };
+        let chain = |length| Chain { name: "x".repeat(length).into(), base: Some(output), rules: Vec::new() };
+        for (length, fits) in [(MAX_CHAIN - PREFIX.len(), true), (MAX_CHAIN - PREFIX.len() + 1, false)] {
+            assert_eq!(render(&Table { family: Family::V4, chains: vec![chain(length)] }).is_ok(), fits, "{length}");
+        }
     }
 }
