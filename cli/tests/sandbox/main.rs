@@ -12,4 +12,5 @@ mod pipes;
 mod pods;
 mod rootless;
 mod support;
+mod udp;
 mod user;
