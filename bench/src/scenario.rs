@@ -90,7 +90,7 @@ impl Scenario {
         self != Self::HandshakesResumed || matches!(kind, Kind::Envoy(_))
     }
 
-    /// What Envoy's figure it is compared with: ours of a full handshake also with Envoy's of a resumed one, in a line of its own.
+    /// Name in the JSON.
     pub fn key(self) -> &'static str {
         match self {
             Self::Http1 => "http1",

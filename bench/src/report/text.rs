@@ -99,9 +99,11 @@ impl Report {
         }
         if scenario == Scenario::HandshakesResumed {
             for workers in [1, 2] {
-                let of = |figure| cell(self.to_envoy(workers, scenario, figure));
-                let (cpu, rate) = (of(Figure::Cpu), of(Figure::Rate));
-                let _ = writeln!(text, "weir-{workers}, full handshakes{cpu:>71}{rate:>26}");
+                let cpu = self.to_envoy(workers, scenario, Figure::Cpu);
+                if cpu.is_some() {
+                    let rate = self.to_envoy(workers, scenario, Figure::Rate);
+                    let _ = writeln!(text, "weir-{workers}, full handshakes{:>71}{:>26}", cell(cpu), cell(rate));
+                }
             }
         }
         if let Some(floor) = self.ratio((Kind::Weir(1), scenario), (Kind::Relay, scenario), Figure::Cpu) {
