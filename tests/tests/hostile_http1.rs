@@ -1,8 +1,6 @@
 //! Hostile peers that speak HTTP/1.1, on either side of the proxies: each gets its due, and nobody else notices.
 //!
-//! While one attacks, two well-behaved clients (one in the mesh, one outside) ask on steadily: every request of theirs is answered,
-//! their latency stays near what it was, and the memory of both proxies does too. The bounds are wide, for machines that are busy with
-//! other tests; what they exclude is a proxy that waits for an attacker, or grows with it.
+//! While one attacks, two well-behaved neighbours (one in the same pod, one outside) ask on steadily.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests stand outside of #[test]
 
@@ -11,9 +9,8 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -22,15 +19,11 @@ use nix::sys::{
     socket::{setsockopt, sockopt},
 };
 use serde_json::json;
-use weir_tests::{App, Client, Flow, Netns, Pod, PodSpec, World, at, is_root, until};
-
-/// More than before an attack that a proxy may hold in memory, in kB.
-const MORE_MEMORY: u64 = 24 * 1024;
-/// Longest that half of the requests may take, and that nearly all may.
-const MEDIAN: Duration = Duration::from_millis(60);
-const NEARLY_ALL: Duration = Duration::from_millis(900);
-/// Requests of each well-behaved client before, and while, somebody attacks.
-const REQUESTS: usize = 60;
+use weir_tests::{
+    App, Client, Flow, Pod, PodSpec, World, at,
+    calm::{MORE_MEMORY, Neighbour, calm},
+    is_root, until,
+};
 
 /// Many connections have two ends in this process.
 fn many_files() {
@@ -97,94 +90,10 @@ impl Shop {
         [("through both", &self.client, self.bad), ("from outside", &self.stranger, at(self.server.ip, 8081))]
     }
 
-    /// Attacks, and says what the others noticed.
+    /// Attacks, while others are to notice nothing.
     fn calm(&self, what: &str, attack: impl FnOnce()) {
-        let resident = || [&self.client, &self.server].map(|pod| pod.proxy(|proxy| proxy.resident()));
-        let others = self.ways().map(|(way, from, to)| Steady::start(way, &from.netns, to));
-        others.iter().for_each(|one| one.more(REQUESTS));
-        let before = resident();
-        let quiet: Vec<usize> = others.iter().map(Steady::count).collect();
-        attack();
-        others.iter().for_each(|one| one.more(REQUESTS));
-        let after = resident();
-        for (one, quiet) in others.into_iter().zip(quiet) {
-            let way = one.way;
-            let (took, failed) = one.stop();
-            assert!(failed.is_empty(), "{what}, {way}: {failed:?}");
-            let figures = |part: &[Duration]| {
-                let mut sorted = part.to_vec();
-                sorted.sort();
-                (sorted[sorted.len() / 2], sorted[sorted.len() * 99 / 100])
-            };
-            let (calm, loud) = (figures(&took[..quiet]), figures(&took[quiet..]));
-            eprintln!(
-                "{what}, {way}: median and 99 % {calm:?} before, {loud:?} meanwhile ({} requests)",
-                took.len() - quiet
-            );
-            assert!(
-                loud.0 < MEDIAN.max(calm.0 * 10),
-                "{what}, {way}: half of the others' requests took {:?} and more",
-                loud.0
-            );
-            assert!(
-                loud.1 < NEARLY_ALL.max(calm.1 * 10),
-                "{what}, {way}: some of the others' requests took {:?}",
-                loud.1
-            );
-        }
-        for (name, (before, after)) in ["client", "server"].into_iter().zip(before.into_iter().zip(after)) {
-            let more = u64::try_from(after.saturating_sub(before) / 1024).unwrap();
-            eprintln!("{what}: the {name}'s proxy holds {more} kB more");
-            assert!(more < MORE_MEMORY, "{what}: the {name}'s proxy holds {more} kB more");
-        }
-    }
-}
-
-/// Asks again and again on one connection.
-struct Steady {
-    way: &'static str,
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-    thread: JoinHandle<(Vec<Duration>, Vec<String>)>,
-}
-
-impl Steady {
-    fn start(way: &'static str, netns: &Netns, to: SocketAddr) -> Self {
-        let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let (netns, ended, counted) = (netns.clone(), stop.clone(), done.clone());
-        let thread = std::thread::spawn(move || {
-            let (mut took, mut failed) = (Vec::new(), Vec::new());
-            let mut connection = Client::new(netns.connect(to).unwrap());
-            while !ended.load(Relaxed) {
-                let start = Instant::now();
-                match connection.try_get("/steady") {
-                    Ok(response) if response.status == 200 => {}
-                    other => {
-                        failed.push(format!("{other:?}"));
-                        connection = Client::new(netns.connect(to).unwrap());
-                    }
-                }
-                took.push(start.elapsed());
-                counted.fetch_add(1, Relaxed);
-                std::thread::sleep(Duration::from_millis(3));
-            }
-            (took, failed)
-        });
-        Self { way, stop, done, thread }
-    }
-
-    fn count(&self) -> usize {
-        self.done.load(Relaxed)
-    }
-
-    fn more(&self, requests: usize) {
-        let goal = self.count() + requests;
-        until("the others are answered", || (self.count() >= goal).then_some(()));
-    }
-
-    fn stop(self) -> (Vec<Duration>, Vec<String>) {
-        self.stop.store(true, Relaxed);
-        self.thread.join().unwrap()
+        let neighbours = self.ways().map(|(way, from, to)| Neighbour::http1(way, &from.netns, to));
+        calm(what, &[&self.client, &self.server], &neighbours, MORE_MEMORY, attack);
     }
 }
 
