@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     future::{Future, poll_fn},
     net::SocketAddr,
-    pin::pin,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -134,9 +134,9 @@ impl Admission {
     }
 }
 
-/// Goes on with `work` until the connection is refused; `None` then. Without an admission nobody refuses it.
-pub async fn until_refused<T>(admission: Option<&Admission>, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
+/// Goes on with `work` until the connection is refused; `None` then. Without an admission nobody refuses it. The work is taken where it
+/// is: moved here, a request's would take twice the room.
+pub async fn until_refused<T>(admission: Option<&Admission>, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let waiting = admission.map(|admission| Waiting::new(&admission.entry));
     poll_fn(|cx| {
         if let Some(waiting) = &waiting

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, pin::pin, rc::Rc};
 
 use tokio::sync::Notify;
 
@@ -145,7 +145,7 @@ async fn work_ends_when_its_connection_is_refused() {
     let ended = RefCell::new(Vec::new());
     let over = Notify::new();
     let work = async |name: &'static str, admission: &Admission| {
-        let result = until_refused(Some(admission), over.notified()).await;
+        let result = until_refused(Some(admission), pin!(over.notified())).await;
         ended.borrow_mut().push((name, result.is_none()));
     };
     let change = async {

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -186,7 +187,7 @@ async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &
         total.received = total.received.saturating_add(moved.received);
         series.moved(moved.received, moved.sent);
     });
-    let end = until_refused(facts.admission, relayed).await;
+    let end = until_refused(facts.admission, pin!(relayed)).await;
     series.closed();
     let (flags, why) = match &end {
         Some(End::Closed) => (ResponseFlags::NONE, None),

@@ -116,11 +116,6 @@ impl Line {
             && !matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
-    /// True below this number of requests, or what the peer takes.
-    fn has_room(&self, most: usize) -> bool {
-        self.state.streams.get() < self.send.current_max_send_streams().min(most)
-    }
-
     fn lease(&self, reused: bool) -> Lease {
         self.state.streams.set(self.state.streams.get().saturating_add(1));
         Lease { send: self.send.clone(), reused, state: self.state.clone() }
@@ -137,7 +132,7 @@ impl SharedPool {
         // What a new connection takes is not known before its peer has said so: as many as the others.
         let takes = |line: &Line| line.send.current_max_send_streams();
         let most = list.lines.iter().map(takes).min().unwrap_or(STREAMS).min(STREAMS);
-        let free = list.lines.iter().find(|line| line.has_room(most));
+        let free = list.lines.iter().find(|line| line.state.streams.get() < most);
         let full = || list.lines.iter().min_by_key(|line| line.state.streams.get());
         let line = free.or_else(|| full().filter(|_| list.lines.len() >= CONNECTIONS))?;
         Some(line.lease(true))

@@ -82,8 +82,8 @@ fn line(text: &mut BytesMut, name: &str, value: &[u8]) {
 }
 
 /// The request as it goes on: the path as it was matched, and the edits in its headers. `None` where that is no request that HTTP/2 can
-/// say, which what was read before never is.
-pub fn forwarded(parts: &Parts, head: &RequestHead, edits: &[&Edits]) -> Option<http::Request<()>> {
+/// say, which what was read before never is. The headers are taken; the next time they are written anew from the head.
+pub fn forwarded(parts: &mut Parts, head: &RequestHead, edits: &[&Edits]) -> Option<http::Request<()>> {
     let mut uri = parts.uri.clone().into_parts();
     if !head.is_connect() {
         let same = uri.path_and_query.as_ref().is_some_and(|received| {
@@ -107,8 +107,14 @@ pub fn forwarded(parts: &Parts, head: &RequestHead, edits: &[&Edits]) -> Option<
     *request.method_mut() = parts.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
-    *request.headers_mut() = parts.headers.clone();
-    request.headers_mut().remove(HOST);
+    let mut headers = std::mem::take(&mut parts.headers);
+    if headers.is_empty() {
+        headers.extend(head.headers().filter_map(|(name, value)| {
+            Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?))
+        }));
+    }
+    headers.remove(HOST);
+    *request.headers_mut() = headers;
     request.extensions_mut().clear();
     apply(request.headers_mut(), edits);
     Some(request)
@@ -190,10 +196,14 @@ mod tests {
         let mut edits = Edits::new();
         edits.set(Name::new("x-b").unwrap(), Value::new("2").unwrap());
         edits.add(Name::new("x-a").unwrap(), Value::new("3").unwrap());
-        let on = forwarded(&parts, &head, &[&edits]).unwrap();
-        assert_eq!(on.uri(), "http://Shop.test:80/b/c?x=/../y");
-        assert_eq!((on.headers()["x-a"].as_bytes(), on.headers()["x-b"].as_bytes()), (&b"1,3"[..], &b"2"[..]));
-        assert_eq!(on.headers().get_all("cookie").iter().count(), 2, "cookies go on as they came");
+        let mut parts = parts;
+        for cookies in [2, 1] {
+            let on = forwarded(&mut parts, &head, &[&edits]).unwrap();
+            assert_eq!(on.uri(), "http://Shop.test:80/b/c?x=/../y");
+            assert_eq!((on.headers()["x-a"].as_bytes(), on.headers()["x-b"].as_bytes()), (&b"1,3"[..], &b"2"[..]));
+            assert_eq!(on.headers().get_all("cookie").iter().count(), cookies, "as they came, and then from the head");
+            assert_eq!(on.headers().len(), 2 + cookies);
+        }
     }
 
     #[test]
@@ -235,9 +245,9 @@ mod tests {
 
     #[test]
     fn a_host_alone_becomes_the_authority() {
-        let parts = parts("GET", "/x", &[("host", "h:1")]);
+        let mut parts = parts("GET", "/x", &[("host", "h:1")]);
         let head = request(&parts, true, &Limits::default()).unwrap();
-        let on = forwarded(&parts, &head, &[]).unwrap();
+        let on = forwarded(&mut parts, &head, &[]).unwrap();
         assert_eq!((on.uri().to_string(), on.headers().contains_key("host")), ("http://h:1/x".into(), false));
         assert_eq!(head.framing(), Framing::None);
     }

@@ -102,7 +102,10 @@ fn closed(worker: &Worker, side: &Side) -> Option<Fault> {
 /// Serves a connection to its end, in the protocol that the caller speaks: HTTP/2 begins with a preface, and HTTP/1.1 with anything else.
 pub(super) async fn serve(worker: Rc<Worker>, mut conn: Conn, peer: SocketAddr, side: Side) {
     let admission = side.admission().filter(|admission| admission.principal().is_none());
-    match Box::pin(until_refused(admission, first_words(&mut conn, &side))).await {
+    let mut words = Box::pin(first_words(&mut conn, &side));
+    let spoken = until_refused(admission, words.as_mut()).await;
+    drop(words);
+    match spoken {
         Some(Some(Spoken::Http2)) => Box::pin(h2::serve(worker, conn, peer, side)).await,
         Some(Some(_)) => h1::serve(&worker, conn, peer, &side).await,
         Some(None) => {}

@@ -6,7 +6,7 @@ mod body;
 mod carry;
 mod forward;
 
-use std::{future::poll_fn, net::SocketAddr, task::Poll, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, pin::pin, task::Poll, time::Duration};
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
@@ -45,7 +45,7 @@ pub(super) async fn serve(worker: &Worker, mut conn: Conn, peer: SocketAddr, sid
     loop {
         // Callers of the mesh are told when they ask next: cutting an idle connection could meet a request.
         let admission = side.admission().filter(|admission| admission.principal().is_none());
-        let read = until_refused(admission, read_head(worker, &mut conn, side, &mut deadline)).await;
+        let read = until_refused(admission, pin!(read_head(worker, &mut conn, side, &mut deadline))).await;
         let head = match read {
             Some(Ok(Some(head))) => head,
             Some(Ok(None)) => return,
@@ -134,7 +134,7 @@ async fn counted(
     let mut record = Record::new(head.len());
     // A request that is refused from its beginning is answered.
     let admission = side.admission().filter(|admission| !admission.is_refused());
-    let next = until_refused(admission, exchange(worker, conn, side, &head, out, &mut record)).await;
+    let next = until_refused(admission, pin!(exchange(worker, conn, side, &head, out, &mut record))).await;
     let next = next.unwrap_or_else(|| {
         if let Some(admission) = admission {
             tell_refused(worker, admission);

@@ -37,7 +37,8 @@ pub(super) struct H2<'a> {
     pub worker: &'a Worker,
     /// The address that the caller called.
     pub meant: SocketAddr,
-    pub parts: &'a Parts,
+    /// Its headers go with the first attempt; others write them anew from the head.
+    pub parts: &'a mut Parts,
     pub head: &'a RequestHead,
     pub request: &'a mut Flow,
     pub reply: &'a mut Reply,

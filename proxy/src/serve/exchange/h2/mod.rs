@@ -51,7 +51,7 @@ pub(super) async fn serve(worker: Rc<Worker>, conn: Conn, peer: SocketAddr, side
     let side = Rc::new(side);
     // Callers of the mesh are told when they ask next: cutting an idle connection could meet a request.
     let admission = side.admission().filter(|admission| admission.principal().is_none());
-    let ended = until_refused(admission, accept(&worker, connection, peer, &side)).await;
+    let ended = until_refused(admission, pin!(accept(&worker, connection, peer, &side))).await;
     match ended {
         Some(Ok(())) => {}
         Some(Err(error)) => broken(&worker, &side, peer, trouble.get(), &error),

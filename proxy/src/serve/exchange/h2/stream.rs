@@ -1,6 +1,6 @@
 //! One request and its answer.
 
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, task::Poll};
+use std::{future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
@@ -40,7 +40,7 @@ pub(super) async fn serve(
     respond: SendResponse<Bytes>,
 ) {
     let _counted = worker.shared.drain.enter(worker.id);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut reply = Reply::new(respond);
     let head = match http2::request(&parts, body.is_end_stream(), &worker.limits) {
         Ok(head) => head,
@@ -60,13 +60,14 @@ pub(super) async fn serve(
     let exchange = Exchange {
         worker: &worker,
         side: &side,
-        parts: &parts,
+        parts: &mut parts,
         head: &head,
         request: &mut flow,
         reply: &mut reply,
         record: &mut record,
     };
-    if until_refused(admission, exchange.in_time()).await.is_none() {
+    let ended = until_refused(admission, pin!(exchange.in_time())).await;
+    if ended.is_none() {
         if let Some(admission) = admission {
             tell_refused(&worker, admission);
             record.reason = admission.denied().map(|denied| denied.to_string());
@@ -82,7 +83,7 @@ pub(super) async fn serve(
 struct Exchange<'a> {
     worker: &'a Worker,
     side: &'a Side,
-    parts: &'a Parts,
+    parts: &'a mut Parts,
     head: &'a RequestHead,
     request: &'a mut Flow,
     reply: &'a mut Reply,
@@ -93,10 +94,17 @@ impl Exchange<'_> {
     /// The whole of it, in the time that a gRPC caller gives it.
     async fn in_time(mut self) {
         let limit = grpc::timeout(&self.parts.headers).filter(|_| self.record.is_grpc);
-        let Some(limit) = limit else { return self.whole().await };
-        if tokio::time::timeout(limit, self.whole()).await.is_ok() {
-            return;
-        }
+        let passed = {
+            let whole = pin!(self.whole()); // in one place for both ways to wait for it
+            match limit {
+                None => {
+                    whole.await;
+                    None
+                }
+                Some(limit) => tokio::time::timeout(limit, whole).await.err().map(|_| limit),
+            }
+        };
+        let Some(limit) = passed else { return };
         let Self { head, reply, record, .. } = self;
         let fault = Fault::own(504, ResponseFlags::UT, format!("the caller's deadline of {limit:?} has passed"));
         if reply.has_begun() {
@@ -148,7 +156,7 @@ impl Exchange<'_> {
             return Err(Fault::own(403, ResponseFlags::NONE, why));
         }
         let mut carrier =
-            H2 { worker, meant, parts: self.parts, head, request: &mut *self.request, reply: &mut *self.reply };
+            H2 { worker, meant, parts: &mut *self.parts, head, request: &mut *self.request, reply: &mut *self.reply };
         match side {
             Side::Outbound { entry } => attempts::to_destination(worker, entry, head, &mut carrier, record).await,
             Side::Inbound { .. } => carrier.ask_app(record).await.map(Outcome::Answered),
