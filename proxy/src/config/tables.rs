@@ -205,13 +205,13 @@ impl Tables {
                         .into_iter()
                         .map(|spec| {
                             let mesh = spec.mesh.then(|| spec.workload.identity.clone()).flatten();
-                            Endpoint {
+                            Arc::new(Endpoint {
                                 address: spec.address,
                                 state: self.registry.state(spec.address, mesh.as_ref()),
                                 mesh,
                                 weight: spec.weight,
                                 workload: self.workload(spec.mesh, spec.workload),
-                            }
+                            })
                         })
                         .collect();
                     record.cluster.set_endpoints(EndpointSet { endpoints });

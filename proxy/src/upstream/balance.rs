@@ -1,6 +1,6 @@
 //! The choice of an endpoint: the better of two at random (Mitzenmacher 2001), by latency and requests in flight.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -8,14 +8,14 @@ use super::{Endpoint, EndpointSet};
 use crate::net::random;
 
 /// Picks an endpoint. Endpoints in `tried` and those that refuse connections come last, but are better than none.
-pub fn pick<'a>(set: &'a EndpointSet, tried: &[SocketAddr], now: Instant) -> Option<&'a Endpoint> {
+pub fn pick<'a>(set: &'a EndpointSet, tried: &[SocketAddr], now: Instant) -> Option<&'a Arc<Endpoint>> {
     let all = set.endpoints.as_slice();
     match all {
         [] => return None,
         [only] => return Some(only),
         _ => {}
     }
-    let good = |e: &&Endpoint| !tried.contains(&e.address) && !e.state.is_avoided(now);
+    let good = |e: &&Arc<Endpoint>| !tried.contains(&e.address) && !e.state.is_avoided(now);
     if let (Some(a), Some(b)) = (sample(all), sample(all)) {
         let (a_good, b_good) = (good(&a), good(&b));
         if a_good && b_good {
@@ -24,7 +24,7 @@ pub fn pick<'a>(set: &'a EndpointSet, tried: &[SocketAddr], now: Instant) -> Opt
     }
     // One of the two is out: look at all, which is rare and short.
     let best =
-        |filter: &dyn Fn(&&Endpoint) -> bool| all.iter().filter(filter).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+        |filter: &dyn Fn(&&Arc<Endpoint>) -> bool| all.iter().filter(filter).min_by(|a, b| cost(a).total_cmp(&cost(b)));
     best(&good).or_else(|| best(&|e| !tried.contains(&e.address))).or_else(|| sample(all))
 }
 
@@ -33,7 +33,7 @@ fn cost(endpoint: &Endpoint) -> f32 {
     endpoint.state.cost() / f32::from(weight)
 }
 
-fn sample(all: &[Endpoint]) -> Option<&Endpoint> {
+fn sample(all: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
     let len = u64::try_from(all.len()).ok()?;
     let at = usize::try_from((u128::from(random()) * u128::from(len)) >> 64).ok()?;
     all.get(at)
@@ -41,7 +41,7 @@ fn sample(all: &[Endpoint]) -> Option<&Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
     use crate::{telemetry::Peer, upstream::Workload};
@@ -54,7 +54,7 @@ mod tests {
             workload: Workload { pod: "".into(), identity: None, peer: Peer::unknown(), mesh: false },
             state: Arc::default(),
         };
-        EndpointSet { endpoints: (1..=n).map(endpoint).collect() }
+        EndpointSet { endpoints: (1..=n).map(endpoint).map(Arc::new).collect() }
     }
 
     fn share(set: &EndpointSet, of: usize) -> usize {

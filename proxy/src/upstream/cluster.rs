@@ -27,8 +27,8 @@ impl Default for ClusterInfo {
 /// The endpoints at one moment.
 #[derive(Debug, Default)]
 pub struct EndpointSet {
-    /// In the order of the configuration.
-    pub endpoints: Vec<Endpoint>,
+    /// In the order of the configuration; each is held by the requests that are there.
+    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 /// A cluster that lives as long as something refers to it; its parts are swapped one by one.

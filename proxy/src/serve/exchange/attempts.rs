@@ -1,6 +1,6 @@
 //! Finding somebody who answers: the route, the endpoint, the connection, and another one where nothing was delivered.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -109,7 +109,7 @@ impl<A> Answered<A> {
 /// Who has answered.
 pub(super) enum Place {
     /// An endpoint.
-    Endpoint(Endpoint),
+    Endpoint(Arc<Endpoint>),
     /// The application.
     App(SocketAddr),
 }

@@ -34,7 +34,7 @@ pub(super) struct Record {
     /// The answer was sent to its end.
     pub complete: bool,
     /// Endpoint of the last attempt.
-    pub endpoint: Option<Endpoint>,
+    pub endpoint: Option<Arc<Endpoint>>,
     /// Address of the application, for inbound.
     pub app: Option<SocketAddr>,
     /// Cluster of the last attempt.

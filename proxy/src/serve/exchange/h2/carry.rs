@@ -65,7 +65,7 @@ impl Carrier for H2<'_> {
     ) -> Result<Answer, Fault> {
         let lease = match cluster.version {
             Some(Version::Http11) if !self.head.is_connect() => {
-                convert::to_http1(self.worker, to, cluster.connect_timeout).await?
+                Box::pin(convert::to_http1(self.worker, to, cluster.connect_timeout)).await?
             }
             _ => lease(self.worker, Peer::Endpoint(to), kept, cluster.connect_timeout).await?,
         };
