@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,8 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use weir_bench::{
+    candidate::Candidate,
+    grpc::{self, Ask},
     load::{Load, Pace},
     mesh::Mesh,
     process::binary,
@@ -24,51 +27,112 @@ use weir_bench::{
 /// One of each in each direction; a body of 1 kB comes with its head.
 const READS: f64 = 2.0;
 const WRITES: f64 = 2.0;
+/// Most of each for a call that shares its connection with seven others.
+const SHARED: f64 = 0.6;
 /// For what the pool, the timers and the metrics do now and then, for each request.
 const SLACK: f64 = 0.1;
 
 #[test]
 fn a_request_costs_two_reads_and_two_writes() {
-    if let Some(reason) = can_not_run() {
-        eprintln!("SKIPPED: {reason}");
-        return;
+    let Some(lab) = Lab::new() else { return };
+    let costs = lab.costs(|candidate| {
+        let mut load = Load::connect(candidate.http, "/", 8)?;
+        Ok(move |time| Ok(load.run(Pace::Closed, time)?.latencies.len()))
+    });
+    for (side, cost) in costs {
+        assert!((cost.reads - READS).abs() <= SLACK, "{side} proxy: {cost:?}");
+        assert!((cost.writes - WRITES).abs() <= SLACK, "{side} proxy: {cost:?}");
+        assert!(cost.waits <= READS + SLACK, "{side} proxy: {cost:?}");
+        assert!(cost.others <= SLACK, "{side} proxy: {cost:?}");
     }
-    let dir = Folder::new();
-    let mesh = Mesh::start(&dir.0).unwrap();
-    let candidate = mesh.candidate(1, 1).unwrap();
-    let (requests, counts) = candidate
-        .pair
-        .client
-        .run(|| {
-            let mut load = Load::connect(candidate.http, "/", 8)?;
-            load.run(Pace::Closed, Duration::from_millis(300))?;
-            let traces: Vec<Trace> =
-                candidate.pids().into_iter().map(|pid| Trace::start(pid, &dir.0)).collect::<anyhow::Result<_>>()?;
-            let outcome = load.run(Pace::Closed, Duration::from_secs(2))?;
-            let counts: Vec<_> = traces.into_iter().map(Trace::end).collect::<anyhow::Result<_>>()?;
-            Ok((outcome.latencies.len() as f64, counts))
-        })
-        .unwrap();
-    assert!(requests > 200.0, "{requests} requests are too few to tell");
-    for (side, counts) in ["client's", "server's"].into_iter().zip(counts) {
+}
+
+/// Streams that share a connection share its calls: a read or a write carries the frames of several. With eight it is a quarter of a read
+/// and of a write for each call, both ways together; one flushed for itself would cost two.
+#[test]
+fn calls_of_grpc_share_reads_and_writes() {
+    let Some(lab) = Lab::new() else { return };
+    let costs = lab.costs(|candidate| {
+        let mut load = grpc::Load::connect(candidate.grpc)?;
+        Ok(move |time| Ok(load.run(Ask::Unary, time)?.latencies.len()))
+    });
+    for (side, cost) in costs {
+        assert!(cost.reads <= SHARED && cost.writes <= SHARED, "{side} proxy: {cost:?}");
+        assert!(cost.waits <= SHARED && cost.others <= SLACK, "{side} proxy: {cost:?}");
+    }
+}
+
+/// Calls of a proxy, by kind, for one request.
+#[derive(Debug)]
+struct Cost {
+    reads: f64,
+    writes: f64,
+    /// For events, and for other threads.
+    waits: f64,
+    others: f64,
+    /// Of all requests, by name.
+    #[expect(dead_code, reason = "shown where a test fails")]
+    counts: BTreeMap<String, u64>,
+}
+
+impl Cost {
+    fn new(counts: BTreeMap<String, u64>, requests: f64) -> Self {
         let sum = |names: &[&str]| {
-            counts
-                .iter()
-                .filter(|(name, _)| names.contains(&name.as_str()))
-                .map(|(_, count)| *count as f64)
-                .sum::<f64>()
-                / requests
+            let named = counts.iter().filter(|(name, _)| names.contains(&name.as_str()));
+            named.map(|(_, count)| *count as f64).sum::<f64>() / requests
         };
         let all = counts.values().sum::<u64>() as f64 / requests;
         let reads = sum(&["read", "readv", "recvfrom", "recvmsg"]);
         let writes = sum(&["write", "writev", "sendto", "sendmsg"]);
         let waits = sum(&["epoll_wait", "epoll_pwait", "epoll_pwait2", "futex"]);
-        let others = all - reads - writes - waits;
-        println!("{side} proxy: {reads:.2} reads, {writes:.2} writes, {waits:.2} waits, {others:.2} others a request");
-        assert!(reads > READS - SLACK && reads <= READS + SLACK, "{side} proxy: {reads:.2} reads: {counts:?}");
-        assert!(writes > WRITES - SLACK && writes <= WRITES + SLACK, "{side} proxy: {writes:.2} writes: {counts:?}");
-        assert!(waits <= READS + SLACK, "{side} proxy: {waits:.2} waits: {counts:?}");
-        assert!(others <= SLACK, "{side} proxy: {others:.2} other calls: {counts:?}");
+        Self { reads, writes, waits, others: all - reads - writes - waits, counts }
+    }
+}
+
+/// Two proxies between a client and a server.
+struct Lab {
+    dir: Folder,
+    candidate: Candidate,
+    _mesh: Mesh,
+}
+
+impl Lab {
+    /// None, with a word, where it can not run.
+    fn new() -> Option<Self> {
+        if let Some(reason) = can_not_run() {
+            eprintln!("SKIPPED: {reason}");
+            return None;
+        }
+        let dir = Folder::new();
+        let mesh = Mesh::start(&dir.0).unwrap();
+        let candidate = mesh.candidate(1, 1).unwrap();
+        Some(Self { dir, candidate, _mesh: mesh })
+    }
+
+    /// What a request costs the client's and the server's proxy, under a load that says how many it has sent in a time.
+    fn costs<R: FnMut(Duration) -> anyhow::Result<u64>>(
+        &self,
+        load: impl FnOnce(&Candidate) -> anyhow::Result<R> + Send,
+    ) -> [(&'static str, Cost); 2] {
+        let candidate = &self.candidate;
+        let (requests, traces) = candidate
+            .pair
+            .client
+            .run(|| {
+                let mut run = load(candidate)?;
+                run(Duration::from_millis(300))?;
+                let start = |pid| Trace::start(pid, &self.dir.0);
+                let traces: Vec<Trace> = candidate.pids().into_iter().map(start).collect::<anyhow::Result<_>>()?;
+                Ok((run(Duration::from_secs(2))?, traces))
+            })
+            .unwrap();
+        assert!(requests > 200, "{requests} requests are too few to tell");
+        let mut costs = traces.into_iter().map(|trace| Cost::new(trace.end().unwrap(), requests as f64));
+        ["client's", "server's"].map(|side| {
+            let cost = costs.next().unwrap();
+            println!("{side} proxy, {requests} requests: {cost:?}");
+            (side, cost)
+        })
     }
 }
 
@@ -153,7 +217,9 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("weir-bench-syscalls-{}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let path = std::env::temp_dir().join(format!("weir-bench-syscalls-{}-{number}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }

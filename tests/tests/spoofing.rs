@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use h2::Reason;
 use serde_json::json;
 use weir_tests::{
     PodSpec, World, at,
@@ -93,7 +94,11 @@ fn deadlines_at_the_ends_of_what_can_be_said_are_kept() {
                 ("1", &[0]),
             ] {
                 let request = grpc("/deadline", &[("grpc-timeout", timeout)]);
-                let reply = caller.ask(request, Bytes::from_static(b"\0\0\0\0\x01x")).await.unwrap();
+                let reply = match caller.ask(request, Bytes::from_static(b"\0\0\0\0\x01x")).await {
+                    // It passed between the head of the answer, which can not be taken back, and its end.
+                    Err(error) if want.contains(&4) && error.reason() == Some(Reason::CANCEL) => continue,
+                    reply => reply.unwrap(),
+                };
                 assert!(
                     reply.grpc().is_some_and(|status| want.contains(&status)),
                     "{}: {timeout}: {reply:?}",

@@ -303,7 +303,7 @@ fn rules_to_what_is_not_there_name_file_object_and_field() {
     );
     let problems: Vec<String> = validate(&good(&text)).iter().map(Problem::to_string).collect();
     let want = [
-        "a.yaml:27: HTTPRoute shop/catalog: spec.parentRefs[0].port: port 6379 of Service shop/catalog does not speak HTTP/1.1",
+        "a.yaml:27: HTTPRoute shop/catalog: spec.parentRefs[0].port: port 6379 of Service shop/catalog does not speak HTTP by its name or appProtocol: rules have no effect on it",
         "a.yaml:30: HTTPRoute shop/catalog: spec.rules[0].backendRefs[0].name: there is no Service shop/nope",
         "a.yaml:31: HTTPRoute shop/catalog: spec.rules[0].backendRefs[1].port: Service shop/catalog has no TCP port 81; it has 80, 6379",
     ];
