@@ -193,6 +193,8 @@ fn a_backend_of_http1_is_called_in_it_by_callers_of_http2() {
             Ok(Flow::Close)
         });
         let cut = caller.ask(Request::get("http://shop.test/cut").body(()).unwrap(), Bytes::new()).await;
-        assert!(cut.is_err(), "half an answer must not look whole: {cut:?}");
+        // Where the end is known before the head was passed on, there is still a 503 to give.
+        let whole = cut.as_ref().is_ok_and(|reply| reply.status != 503);
+        assert!(!whole, "half an answer must not look whole: {cut:?}");
     });
 }
