@@ -15,14 +15,16 @@ PRODUCTS := -p weir-cli -p weir-control -p weir-webhook -p weir-proxy -p weir-cn
 # which checkout a result was made from: what another checkout made last is made anew here.
 OWNER := $(CARGO_TARGET_DIR)/checkout
 
-.PHONY: help setup own build images demo test test-cluster cluster cluster-down cluster-tools lint fmt fuzz bench measure clean
+.PHONY: help setup own build images demo test test-cluster cluster cluster-down cluster-tools conformance lint fmt generate fuzz bench measure clean
 
 help:
 	@echo "make demo   the whole mesh on this machine, shown and taken down (KEEP=1 leaves it running)"
 	@echo "make test   everything that is tested"
 	@echo "make cluster   a real Kubernetes on this machine, until make cluster-down; NODES=3 DUAL_STACK=1"
+	@echo "make conformance   Gateway API's conformance suite for meshes, into docs/conformance; ONLY=MeshPorts, KEEP=1"
 	@echo "make images   Weir's images, as archives in target/images; TAG=, REPOSITORY="
 	@echo "make fuzz   every parser on mutated input; TARGET=one of them, SECONDS=60 for each"
+	@echo "make generate   the types of Gateway API anew"
 	@echo "make test-cluster lint fmt build bench measure setup clean"
 
 setup:
@@ -68,6 +70,12 @@ cluster-tools:
 	@tools/setup cluster
 	@tools/cluster-tools >/dev/null
 
+# Gateway API's own suite, built once from its Go module, against Weir on such a Kubernetes: writes docs/conformance.
+conformance: cluster-tools own
+	@tools/go-tools conformance >/dev/null
+	cargo build --locked -p weir-cluster
+	@$(BIN)/weir-cluster conformance $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep)
+
 # Measurements with a bar, in release builds on a quiet machine: CNI ADD, a review of the webhook, the control plane under load.
 measure: setup own
 	cargo test --locked --release -p weir-cni -p weir-webhook -p weir-control -p weir-proxy -- --ignored --nocapture --test-threads=1
@@ -78,6 +86,10 @@ lint: setup own
 
 fmt:
 	cargo fmt --all
+
+# Types of Gateway API, from the definitions in its Go module (tests/cluster/gateway-api/go.mod has the version).
+generate: own
+	cargo run --locked -p weir-config-generate
 
 # What fails is saved in fuzz/corpus, and so fails in make test until it is mended.
 fuzz: setup own

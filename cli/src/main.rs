@@ -9,6 +9,7 @@
 #[macro_use]
 mod out;
 
+mod analyze;
 mod demo;
 mod echo;
 mod failure;
@@ -38,6 +39,8 @@ enum Command {
     Sandbox(sandbox::Command),
     /// Show what the webhook would make of manifests
     Inject(inject::Arguments),
+    /// Say what can not be done of manifests, or of what a cluster has, with file, line, field and remedy
+    Analyze(analyze::Arguments),
     /// Show the version
     Version,
     /// Write a completion script for a shell to standard output
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Sandbox(command) => sandbox::run(command),
         Command::Inject(arguments) => inject::run(&arguments),
+        Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Version => {
             say!("weir {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -205,3 +205,57 @@ fn a_full_disk_is_an_error() {
         assert!(said.contains("standard output: No space left"), "{said}");
     }
 }
+
+#[test]
+fn analyze_finds_nothing_in_what_can_be_done() {
+    for folder in [EXAMPLE, "../examples/traffic"] {
+        let said = says(weir(&["analyze", folder]));
+        assert!(said.ends_with(" 0 problems\n"), "{said}");
+    }
+    // Together they have objects of one name twice.
+    assert_eq!(weir(&["analyze", EXAMPLE, "../examples/traffic"]).status.code(), Some(1));
+}
+
+#[test]
+fn analyze_tells_file_line_object_field_and_remedy_of_all_that_can_not_be_done() {
+    let folder = Folder::new("analyze");
+    let rules = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{group: '', kind: Service, name: nobody}]
+  rules:
+  - timeouts:
+      request: 1s
+      backendRequest: 2s
+    backendRefs: [{name: there, port: 80}]
+";
+    let policy = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: nobody\n  subsets: []\n  trafficPolicy: {}\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: there}\nspec: {ports: [{port: 81}]}\n";
+    fs::create_dir(folder.0.join("below")).unwrap();
+    for (name, text) in
+        [("rules.yaml", rules), ("below/policy.yml", policy), ("service.yaml", service), ("notes.txt", "{")]
+    {
+        fs::write(folder.0.join(name), text).unwrap();
+    }
+    let output = weir(&["analyze", folder.0.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    for want in [
+        "rules.yaml:9: HTTPRoute default/r: spec.rules[0].timeouts.backendRequest: is longer than request",
+        "policy.yml:6: DestinationRule default/d: spec.subsets: is not supported: give each version a Service",
+    ] {
+        assert!(said.lines().any(|line| line.contains(want)), "{said}");
+    }
+    // Once it can be read, what it names is looked for.
+    fs::write(folder.0.join("rules.yaml"), rules.replace("backendRequest: 2s", "backendRequest: 1s")).unwrap();
+    fs::remove_file(folder.0.join("below/policy.yml")).unwrap();
+    let output = weir(&["analyze", "--output", "json", folder.0.to_str().unwrap()]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = found["problems"].as_array().unwrap();
+    let fields: Vec<&str> = problems.iter().map(|problem| problem["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["spec.parentRefs[0].name", "spec.rules[0].backendRefs[0].port"], "{found}");
+    assert_eq!((problems[1]["line"].as_u64(), problems[1]["kind"].as_str()), (Some(10), Some("HTTPRoute")), "{found}");
+    assert!(fails(&weir(&["analyze", "/nowhere"]), 2).contains("/nowhere"));
+    assert!(!weir(&["analyze"]).status.success(), "something has to be named");
+}

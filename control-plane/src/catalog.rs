@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 use tonic::{Status, metadata::MetadataMap};
-use weir_config::Problem;
+use weir_config::{Problem, model::Name};
 use weir_xds::{
     Kind, Resource,
     server::{Event, Inbox},
@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     policy,
     source::{Batch, Change},
-    translate::{self, Key, Mesh, Of, is_usable},
+    translate::{self, Key, Mesh, Of, View, Views},
     world::{Subject, World},
 };
 
@@ -82,10 +82,27 @@ struct State {
     refused: Vec<policy::Refused>,
 }
 
+/// A resource that somebody asks for, by what of its callers it depends on.
 #[derive(Debug, Default)]
 struct Entry {
-    current: Option<Arc<Resource>>,
-    watchers: HashMap<usize, Arc<Inbox>>,
+    current: HashMap<View, Option<Arc<Resource>>>,
+    watchers: HashMap<usize, Watcher>,
+    /// Views of callers' pods that are not the common one.
+    apart: HashMap<Name, View>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    inbox: Arc<Inbox>,
+    pod: Name,
+}
+
+impl Entry {
+    /// What a pod's callers get.
+    fn seen_by(&self, pod: &Name) -> Option<&Arc<Resource>> {
+        let common = View::default();
+        self.current.get(self.apart.get(pod).unwrap_or(&common))?.as_ref()
+    }
 }
 
 /// An inbox's identity.
@@ -286,8 +303,10 @@ impl Catalog {
             .iter()
             .map(|(key, entry)| {
                 let whose = key.pod.as_ref().map(|pod| format!(" of {pod}")).unwrap_or_default();
-                let version =
-                    entry.current.as_ref().map_or_else(|| "unknown".into(), |current| current.version.clone());
+                let mut versions: Vec<&str> =
+                    entry.current.values().flatten().map(|resource| resource.version.as_str()).collect();
+                versions.sort_unstable();
+                let version = if versions.is_empty() { "unknown".to_owned() } else { versions.join("+") };
                 (format!("{} {}{whose}", key.kind.as_str(), key.name), version, entry.watchers.len())
             })
             .collect();
@@ -303,16 +322,29 @@ impl State {
         for key in touched.iter().filter_map(|subject| self.about.get(subject)).flatten() {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             rebuilt += 1;
-            let new = translate::resource(mesh, &self.world, key);
-            let version = |resource: Option<&Resource>| resource.map(|resource| resource.version.clone());
-            if version(new.as_ref()) == version(entry.current.as_deref()) {
-                continue;
+            let Some(of) = Of::parse(mesh, key) else { continue };
+            let views = Views::of(&self.world, key.kind, &of);
+            let mut new: HashMap<View, Option<Arc<Resource>>> = HashMap::new();
+            let mut apart = HashMap::new();
+            let mut told = Vec::new();
+            for watcher in entry.watchers.values() {
+                let view = views.by(&watcher.pod);
+                let build = || translate::resource(mesh, &self.world, key, &view).map(Arc::new);
+                let resource = new.entry(view.clone()).or_insert_with(build);
+                let version = |resource: Option<&Arc<Resource>>| resource.map(|resource| resource.version.clone());
+                if version(resource.as_ref()) != version(entry.seen_by(&watcher.pod)) {
+                    told.push(&watcher.inbox);
+                }
+                if view != View::default() {
+                    apart.insert(watcher.pod.clone(), view);
+                }
             }
-            changed += 1;
-            entry.current = new.map(Arc::new);
-            for inbox in entry.watchers.values() {
+            changed += usize::from(!told.is_empty());
+            for inbox in told {
                 inbox.changed([(key.kind, key.name.clone())]);
             }
+            entry.current = new;
+            entry.apart = apart;
         }
         (rebuilt, changed)
     }
@@ -324,6 +356,7 @@ impl State {
         }
         let mut dangling = HashMap::new();
         for set in self.world.routes() {
+            let requests = set.rules.level().is_of_requests();
             let mut lines: Vec<String> = Vec::new();
             for parent in &set.parents {
                 let service = self.world.service(&parent.service);
@@ -335,20 +368,29 @@ impl State {
                     ));
                 }
             }
-            for (i, backend) in
-                set.rules.iter().enumerate().flat_map(|(i, rule)| rule.backends.iter().map(move |backend| (i, backend)))
-            {
-                if !is_usable(self.world.service(&backend.service), backend) {
-                    lines.push(format!(
-                        "spec.rules[{i}].backendRefs: there is no Service {} with port {}: its share is answered with 500",
-                        backend.service, backend.port
-                    ));
+            for (i, field, target) in set.rules.targets() {
+                if self.world.target(set, target).is_none() {
+                    let what = match (&target.foreign, self.world.is_permitted(set, target)) {
+                        (Some(foreign), _) => format!("{foreign} is no Service"),
+                        (None, false) => format!("no ReferenceGrant allows Service {}", target.service),
+                        (None, true) => format!("there is no Service {} with port {}", target.service, target.port),
+                    };
+                    let effect = match (field, requests) {
+                        ("filters", _) => "nobody gets the copy",
+                        (_, true) => "its share is answered with 500",
+                        (_, false) => "its share is refused",
+                    };
+                    lines.push(format!("spec.rules[{i}].{field}: {what}: {effect}"));
                 }
             }
             if !lines.is_empty() {
                 lines.dedup();
-                dangling.insert(format!("{} {}", weir_config::model::ROUTE_KIND, set.name), lines);
+                dangling.insert(format!("{} {}", set.origin.kind, set.origin.name), lines);
             }
+        }
+        for (origin, line) in self.world.policies_of_nothing() {
+            let lines: &mut Vec<String> = dangling.entry(format!("{} {}", origin.kind, origin.name)).or_default();
+            lines.push(format!("spec: {line}"));
         }
         for (object, lines) in &dangling {
             if self.dangling.get(object) != Some(lines) {
@@ -363,15 +405,24 @@ impl State {
         self.dangling = dangling;
     }
 
-    fn watch(&mut self, mesh: &Mesh, key: Key, inbox: &Arc<Inbox>) {
+    fn watch(&mut self, mesh: &Mesh, key: Key, inbox: &Arc<Inbox>, pod: &Name) {
         let Self { world, entries, about, .. } = self;
+        let of = Of::parse(mesh, &key);
         let entry = entries.entry(key.clone()).or_insert_with(|| {
-            if let Some(of) = Of::parse(mesh, &key) {
+            if let Some(of) = &of {
                 about.entry(of.subject(key.kind)).or_default().insert(key.clone());
             }
-            Entry { current: translate::resource(mesh, world, &key).map(Arc::new), watchers: HashMap::new() }
+            Entry::default()
         });
-        entry.watchers.insert(id(inbox), inbox.clone());
+        let view = of.map(|of| Views::of(world, key.kind, &of).by(pod)).unwrap_or_default();
+        if view == View::default() {
+            entry.apart.remove(pod);
+        } else {
+            entry.apart.insert(pod.clone(), view.clone());
+        }
+        let build = || translate::resource(mesh, world, &key, &view).map(Arc::new);
+        entry.current.entry(view.clone()).or_insert_with(build);
+        entry.watchers.insert(id(inbox), Watcher { inbox: inbox.clone(), pod: pod.clone() });
     }
 
     fn unwatch(&mut self, mesh: &Mesh, key: &Key, inbox: &Arc<Inbox>) {
@@ -425,7 +476,7 @@ impl weir_xds::server::Catalog for Catalog {
     fn subscribe(&self, caller: &Caller, inbox: &Arc<Inbox>, kind: Kind, names: &[Arc<str>]) {
         let mut state = self.lock();
         for name in names {
-            state.watch(&self.mesh, Key::new(kind, name.clone(), &caller.pod), inbox);
+            state.watch(&self.mesh, Key::new(kind, name.clone(), &caller.pod), inbox, &caller.pod);
         }
         self.metrics.resources.set(state.entries.len());
     }
@@ -439,7 +490,7 @@ impl weir_xds::server::Catalog for Catalog {
     }
 
     fn lookup(&self, caller: &Caller, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-        self.lock().entries.get(&Key::new(kind, name.into(), &caller.pod))?.current.clone()
+        self.lock().entries.get(&Key::new(kind, name.into(), &caller.pod))?.seen_by(&caller.pod).cloned()
     }
 
     fn close(&self, caller: &Caller, inbox: &Arc<Inbox>, names: Vec<(Kind, Arc<str>)>) {

@@ -8,8 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use weir_config::model::{
-    Condition, EndpointSet, Name, Protocol, RouteSet, Service, ServicePort, TargetPort, Workload,
+use weir_config::{
+    cross::is_permitted,
+    model::{
+        Addressing, Condition, EndpointSet, Grant, Name, Origin, PolicySet, Protocol, RequestPolicy, RequestRules,
+        RequestsOf, RouteSet, Service, ServicePolicy, ServicePort, Target as Backend, TargetPort, UpstreamRules,
+        Workload,
+    },
 };
 
 use crate::{
@@ -49,7 +54,9 @@ pub struct World {
     services: HashMap<Name, Service>,
     workloads: HashMap<Name, Workload>,
     endpoints: HashMap<Name, EndpointSet>,
-    routes: HashMap<Name, RouteSet>,
+    routes: HashMap<Origin, RouteSet>,
+    grants: HashMap<Name, Grant>,
+    traffic: HashMap<Origin, PolicySet>,
     namespaces: HashMap<Name, Namespace>,
     nodes: HashMap<Name, Node>,
     policies: Policies,
@@ -61,8 +68,10 @@ pub struct World {
     workloads_at: HashMap<IpAddr, BTreeSet<Name>>,
     endpoints_of: HashMap<Name, BTreeSet<Name>>,
     services_with: HashMap<Name, BTreeSet<Name>>,
-    routes_for: HashMap<Name, BTreeSet<Name>>,
-    routes_to: HashMap<Name, BTreeSet<Name>>,
+    routes_for: HashMap<Name, BTreeSet<Origin>>,
+    routes_to: HashMap<Name, BTreeSet<Origin>>,
+    services_under: HashMap<Name, BTreeSet<Origin>>,
+    requests_under: HashMap<RequestsOf, BTreeSet<Origin>>,
     /// Number of pods with our proxy, by namespace.
     meshed_in: HashMap<Arc<str>, usize>,
 }
@@ -94,7 +103,9 @@ impl World {
             Item::Service(service) => self.set_service(service.name.clone(), Some(service), touched),
             Item::Workload(workload) => self.set_workload(workload.name.clone(), Some(*workload), touched),
             Item::Endpoints(set) => self.set_endpoints(set.name.clone(), Some(set), touched),
-            Item::Routes(set) => self.set_routes(set.name.clone(), Some(set), touched),
+            Item::Routes(set) => self.set_routes(set.origin.clone(), Some(set), touched),
+            Item::Grant(grant) => self.set_grant(grant.origin.name.clone(), Some(grant), touched),
+            Item::Traffic(set) => self.set_traffic(set.origin.clone(), Some(set), touched),
             Item::Namespace(namespace) => {
                 self.namespaces.insert(namespace.name.clone(), namespace);
             }
@@ -116,7 +127,9 @@ impl World {
             ItemKind::Service => self.set_service(item.name, None, touched),
             ItemKind::Workload => self.set_workload(item.name, None, touched),
             ItemKind::Endpoints => self.set_endpoints(item.name, None, touched),
-            ItemKind::Routes => self.set_routes(item.name, None, touched),
+            ItemKind::Routes(kind) => self.set_routes(Origin { kind, name: item.name }, None, touched),
+            ItemKind::Grant => self.set_grant(item.name, None, touched),
+            ItemKind::Traffic(kind) => self.set_traffic(Origin { kind, name: item.name }, None, touched),
             ItemKind::Namespace => {
                 self.namespaces.remove(&item.name);
             }
@@ -137,7 +150,9 @@ impl World {
             Item::Service(service) => self.services.get(&service.name) == Some(service),
             Item::Workload(workload) => self.workloads.get(&workload.name) == Some(&**workload),
             Item::Endpoints(set) => self.endpoints.get(&set.name) == Some(set),
-            Item::Routes(set) => self.routes.get(&set.name) == Some(set),
+            Item::Routes(set) => self.routes.get(&set.origin) == Some(set),
+            Item::Grant(grant) => self.grants.get(&grant.origin.name) == Some(grant),
+            Item::Traffic(set) => self.traffic.get(&set.origin) == Some(set),
             Item::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
             Item::Node(node) => self.nodes.get(&node.name) == Some(node),
             Item::PeerAuthentication(policy) => self.policies.has_peer(policy),
@@ -167,7 +182,7 @@ impl World {
             Subject::Routes(name.clone()),
         ]);
         for set in all(&self.routes_to, &name).filter_map(|set| self.routes.get(set)) {
-            touched.extend(set.parents.iter().map(|parent| Subject::Routes(parent.service.clone())));
+            self.touch_parents(set, touched);
         }
         if let Some(new) = new {
             link(&mut self.services_in, name.namespace.clone(), name.clone());
@@ -212,6 +227,7 @@ impl World {
             touched.insert(Subject::Endpoints(service.clone()));
             if reshaped && let Some(service) = self.services.get(service) {
                 touched.extend(service.addresses().iter().copied().map(Subject::Address));
+                touched.insert(Subject::Routes(service.name.clone()));
             }
         }
         if let Some(new) = new {
@@ -247,28 +263,100 @@ impl World {
         }
     }
 
-    fn set_routes(&mut self, name: Name, new: Option<RouteSet>, touched: &mut HashSet<Subject>) {
-        let backends = |set: &RouteSet| -> Vec<Name> {
-            set.rules.iter().flat_map(|rule| &rule.backends).map(|backend| backend.service.clone()).collect()
-        };
-        if let Some(old) = self.routes.remove(&name) {
+    fn set_routes(&mut self, origin: Origin, new: Option<RouteSet>, touched: &mut HashSet<Subject>) {
+        if let Some(old) = self.routes.remove(&origin) {
+            self.touch_parents(&old, touched);
             for parent in &old.parents {
-                unlink(&mut self.routes_for, &parent.service, &name);
-                touched.insert(Subject::Routes(parent.service.clone()));
+                unlink(&mut self.routes_for, &parent.service, &origin);
             }
-            for backend in backends(&old) {
-                unlink(&mut self.routes_to, &backend, &name);
+            for (_, _, target) in old.rules.targets() {
+                unlink(&mut self.routes_to, &target.service, &origin);
             }
         }
         if let Some(new) = new {
+            self.touch_parents(&new, touched);
             for parent in &new.parents {
-                link(&mut self.routes_for, parent.service.clone(), name.clone());
-                touched.insert(Subject::Routes(parent.service.clone()));
+                link(&mut self.routes_for, parent.service.clone(), origin.clone());
             }
-            for backend in backends(&new) {
-                link(&mut self.routes_to, backend, name.clone());
+            for (_, _, target) in new.rules.targets() {
+                link(&mut self.routes_to, target.service.clone(), origin.clone());
             }
-            self.routes.insert(name, new);
+            self.routes.insert(origin, new);
+        }
+    }
+
+    /// Which rules requests follow is said by routes, and whether there are requests or streams by listeners.
+    fn touch_parents(&self, set: &RouteSet, touched: &mut HashSet<Subject>) {
+        for parent in &set.parents {
+            touched.insert(Subject::Routes(parent.service.clone()));
+            if let Some(service) = self.services.get(&parent.service) {
+                touched.extend(service.addresses().iter().copied().map(Subject::Address));
+            }
+        }
+    }
+
+    fn set_traffic(&mut self, origin: Origin, new: Option<PolicySet>, touched: &mut HashSet<Subject>) {
+        let old = self.traffic.remove(&origin);
+        for set in old.iter().chain(&new) {
+            self.touch_policy(set, touched);
+        }
+        if let Some(old) = old {
+            for policy in &old.services {
+                unlink(&mut self.services_under, &policy.service, &origin);
+            }
+            for policy in &old.requests {
+                unlink(&mut self.requests_under, &policy.of, &origin);
+            }
+        }
+        if let Some(new) = new {
+            for policy in &new.services {
+                link(&mut self.services_under, policy.service.clone(), origin.clone());
+            }
+            for policy in &new.requests {
+                link(&mut self.requests_under, policy.of.clone(), origin.clone());
+            }
+            self.traffic.insert(origin, new);
+        }
+    }
+
+    /// What a policy says of a service changes how it is called, and by which key requests find their endpoint.
+    fn touch_policy(&self, set: &PolicySet, touched: &mut HashSet<Subject>) {
+        for service in set.services.iter().map(|policy| &policy.service) {
+            touched.extend([
+                Subject::Service(service.clone()),
+                Subject::Endpoints(service.clone()),
+                Subject::Routes(service.clone()),
+            ]);
+            for set in all(&self.routes_to, service).filter_map(|origin| self.routes.get(origin)) {
+                self.touch_parents(set, touched);
+            }
+        }
+        for policy in &set.requests {
+            match &policy.of {
+                RequestsOf::Service(service) => {
+                    touched.insert(Subject::Routes(service.clone()));
+                }
+                RequestsOf::Routes(origin) | RequestsOf::Rule(origin, _) => {
+                    if let Some(set) = self.routes.get(origin) {
+                        self.touch_parents(set, touched);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Grants are few, and so are those that they are for.
+    fn set_grant(&mut self, name: Name, new: Option<Grant>, touched: &mut HashSet<Subject>) {
+        let old = match &new {
+            Some(new) => self.grants.insert(name, new.clone()),
+            None => self.grants.remove(&name),
+        };
+        let concerned = |set: &&RouteSet| {
+            let permits = |grant: &Grant| set.rules.targets().any(|(_, _, to)| grant.permits(&set.origin, &to.service));
+            old.iter().chain(&new).any(permits)
+        };
+        for set in self.routes.values().filter(concerned) {
+            self.touch_parents(set, touched);
         }
     }
 
@@ -305,8 +393,8 @@ impl World {
     }
 
     /// The rules of an object.
-    pub fn route(&self, name: &Name) -> Option<&RouteSet> {
-        self.routes.get(name)
+    pub fn route(&self, origin: &Origin) -> Option<&RouteSet> {
+        self.routes.get(origin)
     }
 
     /// Adds the pods whose access rules have changed.
@@ -354,11 +442,129 @@ impl World {
             .filter(|service| service.selects(&pod.labels))
     }
 
-    /// Rules that are for this port of a service.
-    pub fn routes_of(&self, service: &Name, port: u16) -> impl Iterator<Item = &RouteSet> {
-        all(&self.routes_for, service).filter_map(|name| self.routes.get(name)).filter(move |set| {
-            set.parents.iter().any(|parent| parent.service == *service && parent.port.is_none_or(|only| only == port))
-        })
+    /// The rules that callers of a namespace follow on a port of a service: those of the callers' namespace if it has some, else those
+    /// of the service's own; of these the ones of the first level, and none that have no meaning for what the port speaks.
+    pub fn routes_of(&self, service: &Service, port: &ServicePort, caller: Option<&str>) -> Vec<&RouteSet> {
+        let protocol = self.service_protocol(service, port);
+        let of = |audience: Option<&str>| -> Vec<&RouteSet> {
+            all(&self.routes_for, &service.name)
+                .filter_map(|origin| self.routes.get(origin))
+                .filter(|set| set.audience(&service.name).map(|namespace| &**namespace) == audience)
+                .filter(|set| set.is_for(&service.name, port.number) && set.rules.level().suits(protocol))
+                .collect()
+        };
+        let mut sets = caller.map(|caller| of(Some(caller))).unwrap_or_default();
+        if sets.is_empty() {
+            sets = of(None);
+        }
+        let first = sets.iter().map(|set| set.rules.level()).min();
+        sets.retain(|set| Some(set.rules.level()) == first);
+        sets
+    }
+
+    /// Namespaces whose callers follow rules of their own to a service.
+    pub fn audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
+        let sets = all(&self.routes_for, service).filter_map(|origin| self.routes.get(origin));
+        sets.filter_map(|set| set.audience(service)).collect()
+    }
+
+    /// The service that something is sent to, where it can be.
+    pub fn target(&self, set: &RouteSet, target: &Backend) -> Option<&Service> {
+        let service = self.services.get(&target.service).filter(|_| target.foreign.is_none())?;
+        let called = service.port(target.port).is_some() && !matches!(service.addressing, Addressing::External(_));
+        (called && is_permitted(set, target, self.grants.values())).then_some(service)
+    }
+
+    /// True where rules may refer to a service.
+    pub fn is_permitted(&self, set: &RouteSet, target: &Backend) -> bool {
+        is_permitted(set, target, self.grants.values())
+    }
+
+    /// Policies of a service for callers of a namespace: of theirs first, then the older ones.
+    fn policies_of(&self, service: &Name, caller: Option<&str>) -> Vec<&ServicePolicy> {
+        let sets = all(&self.services_under, service).filter_map(|origin| self.traffic.get(origin));
+        let mut policies: Vec<&ServicePolicy> = sets
+            .flat_map(|set| &set.services)
+            .filter(|policy| policy.service == *service)
+            .filter(|policy| policy.audience().is_none_or(|audience| Some(&**audience) == caller))
+            .collect();
+        policies.sort_by_key(|policy| {
+            (policy.audience().is_none(), policy.created.is_empty(), &policy.created, &policy.origin)
+        });
+        policies
+    }
+
+    /// How callers of a namespace call a port of a service.
+    pub fn upstream_rules(&self, service: &Name, port: u16, caller: Option<&str>) -> UpstreamRules {
+        let policies = self.policies_of(service, caller);
+        policies.iter().fold(UpstreamRules::default(), |rules, policy| rules.or(policy.of(port)))
+    }
+
+    /// What is done to requests of these kinds, the more special one first.
+    pub fn request_rules(&self, of: &[RequestsOf]) -> RequestRules {
+        let mut rules = RequestRules::default();
+        for of in of {
+            let sets = all(&self.requests_under, of).filter_map(|origin| self.traffic.get(origin));
+            let mut policies: Vec<&RequestPolicy> =
+                sets.flat_map(|set| &set.requests).filter(|policy| policy.of == *of).collect();
+            policies.sort_by_key(|policy| (policy.created.is_empty(), &policy.created, &policy.origin));
+            rules = policies.iter().fold(rules, |rules, policy| rules.or(&policy.rules));
+        }
+        rules
+    }
+
+    /// Namespaces whose callers have policies of their own for a service.
+    pub fn policy_audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
+        let sets = all(&self.services_under, service).filter_map(|origin| self.traffic.get(origin));
+        let policies = sets.flat_map(|set| &set.services).filter(|policy| policy.service == *service);
+        policies.filter_map(ServicePolicy::audience).collect()
+    }
+
+    /// The same of all services that rules of a service send to, as far as requests carry the key of an endpoint.
+    pub fn hash_audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
+        let sets = all(&self.routes_for, service).filter_map(|origin| self.routes.get(origin));
+        let targets = sets.flat_map(|set| set.rules.targets()).map(|(_, _, target)| &target.service);
+        targets.chain([service]).flat_map(|service| self.policy_audiences(service)).collect()
+    }
+
+    /// True where the place of a caller decides which endpoints of a service it calls.
+    pub fn looks_at_places(&self, service: &Name) -> bool {
+        let sets = all(&self.services_under, service).filter_map(|origin| self.traffic.get(origin));
+        let policies = sets.flat_map(|set| &set.services).filter(|policy| policy.service == *service);
+        policies.flat_map(|policy| policy.ports.values().chain([&policy.all])).any(|rules| rules.places.is_some())
+    }
+
+    /// Policies that are for what is not there.
+    pub fn policies_of_nothing(&self) -> Vec<(&Origin, String)> {
+        let mut found = Vec::new();
+        for set in self.traffic.values() {
+            let services = set.services.iter().map(|policy| &policy.service);
+            let requests = set.requests.iter().filter_map(|policy| match &policy.of {
+                RequestsOf::Service(service) => Some(service),
+                RequestsOf::Routes(_) | RequestsOf::Rule(..) => None,
+            });
+            for service in services.chain(requests).filter(|service| !self.services.contains_key(service)) {
+                found.push((&set.origin, format!("there is no Service {service}: the policy has no effect on it")));
+            }
+            for policy in &set.requests {
+                match &policy.of {
+                    RequestsOf::Routes(origin) if !self.routes.contains_key(origin) => {
+                        found.push((&set.origin, format!("there is no {origin}: the policy has no effect on it")));
+                    }
+                    RequestsOf::Rule(origin, rule) => {
+                        let rules = self.routes.get(origin).map(|set| set.rules.requests()).unwrap_or_default();
+                        if !rules.iter().any(|known| known.name.as_ref() == Some(rule)) {
+                            let line = format!("there is no rule {rule} of {origin}: the policy has no effect on it");
+                            found.push((&set.origin, line));
+                        }
+                    }
+                    RequestsOf::Routes(_) | RequestsOf::Service(_) => {}
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// All rules.
@@ -497,12 +703,14 @@ impl World {
     }
 
     /// Number of objects of each kind, for people.
-    pub fn counts(&self) -> [(&'static str, usize); 6] {
+    pub fn counts(&self) -> [(&'static str, usize); 8] {
         [
             ("services", self.services.len()),
             ("workloads", self.workloads.len()),
             ("endpoint_sets", self.endpoints.len()),
             ("route_sets", self.routes.len()),
+            ("grants", self.grants.len()),
+            ("traffic_policies", self.traffic.len()),
             ("namespaces", self.namespaces.len()),
             ("nodes", self.nodes.len()),
         ]

@@ -71,7 +71,12 @@ fn route(name: &str, rules: Json) -> Json {
 
 /// The conditions that we wrote for this generation of a route: `Type=Status/Reason`.
 async fn conditions(cluster: &Cluster, name: &str) -> Vec<String> {
-    let route = cluster.get(GATEWAY, "HTTPRoute", Some("shop"), name).await.unwrap();
+    conditions_of(cluster, "HTTPRoute", "shop", name).await
+}
+
+/// The same of a route of any kind.
+async fn conditions_of(cluster: &Cluster, kind: &str, namespace: &str, name: &str) -> Vec<String> {
+    let route = cluster.get(GATEWAY, kind, Some(namespace), name).await.unwrap();
     let parents = route["status"]["parents"].as_array().cloned().unwrap_or_default();
     let ours = parents.iter().filter(|entry| entry["controllerName"] == "weir.dev/mesh");
     let conditions = ours.flat_map(|entry| entry["conditions"].as_array().unwrap());
@@ -401,6 +406,64 @@ fn rules_webhook() -> Json {
         "metadata": {"name": "weir-rules"}, "webhooks": [entry]})
 }
 
+/// Conditions are those of the API: of two kinds on one port the more special one is in force, and the other says so; a route of
+/// another namespace is accepted, and what it may not refer to is granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_of_several_kinds_and_namespaces_have_their_status() {
+    let Some(cluster) = cluster::start("kinds").await else { return };
+    shop(&cluster).await;
+    let crd = include_str!("data/httproute-crd.yaml");
+    cluster.apply_file(crd).await;
+    cluster.apply_file(&crd.replace("httproute", "grpcroute").replace("HTTPRoute", "GRPCRoute")).await;
+    cluster.apply_file(&crd.replace("httproute", "referencegrant").replace("HTTPRoute", "ReferenceGrant")).await;
+    until("the kinds are served", async || {
+        let mut served = true;
+        for kind in ["HTTPRoute", "GRPCRoute", "ReferenceGrant"] {
+            served &= cluster.api(GATEWAY, kind, Some("shop")).list(&Default::default()).await.is_ok();
+        }
+        served
+    })
+    .await;
+    let control = Control::spawn(&mut cluster.control("one").await);
+    healthy(&control).await;
+    let until_conditions = async |kind: &str, namespace: &str, name: &str, want: [&str; 2]| {
+        until(&format!("{kind} {name} has {want:?}"), async || {
+            conditions_of(&cluster, kind, namespace, name).await == want
+        })
+        .await;
+    };
+    let good = ["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs"];
+    cluster.apply(route("web", json!([{"backendRefs": [{"name": "catalog", "port": 80}]}]))).await;
+    until_conditions("HTTPRoute", "shop", "web", good).await;
+    let mut calls = route("calls", json!([{"backendRefs": [{"name": "catalog", "port": 80}]}]));
+    calls["kind"] = "GRPCRoute".into();
+    cluster.apply(calls).await;
+    until_conditions("GRPCRoute", "shop", "calls", good).await;
+    until_conditions("HTTPRoute", "shop", "web", ["Accepted=False/Conflicted", good[1]]).await;
+    cluster.delete(GATEWAY, "GRPCRoute", "shop", "calls").await;
+    until_conditions("HTTPRoute", "shop", "web", good).await;
+
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}});
+    cluster.apply(namespace).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "far", "namespace": "other"},
+        "spec": {"ports": [{"name": "http", "port": 80}]}});
+    cluster.apply(service).await;
+    let mut consumer = route("mine", json!([{"backendRefs": [{"name": "catalog", "namespace": "shop", "port": 80}]}]));
+    consumer["metadata"]["namespace"] = "other".into();
+    consumer["spec"]["parentRefs"][0]["namespace"] = "shop".into();
+    cluster.apply(consumer).await;
+    until_conditions("HTTPRoute", "other", "mine", good).await;
+    cluster.apply(route("web", json!([{"backendRefs": [{"name": "far", "namespace": "other", "port": 80}]}]))).await;
+    until_conditions("HTTPRoute", "shop", "web", [good[0], "ResolvedRefs=False/RefNotPermitted"]).await;
+    let grant = json!({"apiVersion": GATEWAY, "kind": "ReferenceGrant", "metadata": {"name": "g", "namespace": "other"}, "spec": {
+        "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop"}],
+        "to": [{"group": "", "kind": "Service", "name": "far"}]}});
+    cluster.apply(grant).await;
+    until_conditions("HTTPRoute", "shop", "web", good).await;
+    cluster.delete(GATEWAY, "ReferenceGrant", "other", "g").await;
+    until_conditions("HTTPRoute", "shop", "web", [good[0], "ResolvedRefs=False/RefNotPermitted"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_leader_writes_the_status_of_routes() {
     let Some(cluster) = cluster::start("status").await else { return };
@@ -433,7 +496,14 @@ async fn one_leader_writes_the_status_of_routes() {
     cluster.apply(route("dangling", backends("nobody"))).await;
     wait_for_conditions(&cluster, "dangling", ["Accepted=True/Accepted", "ResolvedRefs=False/BackendNotFound"]).await;
     proxy.added().await;
-    cluster.apply(route("dangling", json!([{"timeouts": {"request": "1s"}}]))).await;
+    let foreign = json!([{"backendRefs": [{"name": "b", "port": 80, "group": "x", "kind": "Bucket"}]}]);
+    cluster.apply(route("dangling", foreign)).await;
+    wait_for_conditions(&cluster, "dangling", ["Accepted=True/Accepted", "ResolvedRefs=False/InvalidKind"]).await;
+    let elsewhere = json!([{"backendRefs": [{"name": "catalog", "port": 80, "namespace": "other"}]}]);
+    cluster.apply(route("dangling", elsewhere)).await;
+    wait_for_conditions(&cluster, "dangling", ["Accepted=True/Accepted", "ResolvedRefs=False/RefNotPermitted"]).await;
+    // What the webhook would have refused is stored all the same.
+    cluster.apply(route("dangling", json!([{"timeouts": {"request": "1s", "backendRequest": "2s"}}]))).await;
     wait_for_conditions(&cluster, "dangling", ["Accepted=False/UnsupportedValue", "ResolvedRefs=True/ResolvedRefs"])
         .await;
     let body = String::from_utf8_lossy(&proxy.added().await.body).into_owned();
@@ -441,7 +511,7 @@ async fn one_leader_writes_the_status_of_routes() {
     assert!(
         two.get("/debug/problems")
             .await
-            .contains("HTTPRoute shop/dangling: spec.rules[0].timeouts: is not supported yet")
+            .contains("HTTPRoute shop/dangling: spec.rules[0].timeouts.backendRequest: is longer than request")
     );
     let mut lost = route("lost", backends("catalog"));
     lost["spec"]["parentRefs"][0]["name"] = "nobody".into();

@@ -40,7 +40,7 @@ fn inbound(text: &str, trust_domain: &str) -> Resource {
     }
     let mesh = Mesh { trust_domain: trust_domain.parse().unwrap(), cluster_domain: "cluster.local".into() };
     let key = Key::new(Kind::Listener, Arc::from("weir/inbound"), &Name::new("shop", "web"));
-    resource(&mesh, &world, &key).unwrap()
+    resource(&mesh, &world, &key, &Default::default()).unwrap()
 }
 
 fn ours(metadata: Option<&Metadata>) -> BTreeMap<String, String> {

@@ -8,7 +8,7 @@ use prost::Message as _;
 use weir_config::model::Name;
 use weir_control::{
     source::Item,
-    translate::{Key, Mesh, resource},
+    translate::{Key, Mesh, View, resource},
     world::World,
 };
 use weir_xds::{
@@ -56,7 +56,7 @@ impl Fixture {
 
     fn get<T: prost::Message + Default>(&self, kind: Kind, name: &str) -> Option<T> {
         let key = Key::new(kind, Arc::from(name), &Name::new("shop", "catalog-v1-7c9d-a"));
-        resource(&self.mesh, &self.world, &key).map(|resource| T::decode(resource.body).unwrap())
+        resource(&self.mesh, &self.world, &key, &View::default()).map(|resource| T::decode(resource.body).unwrap())
     }
 
     fn listener(&self, address: &str) -> Option<String> {
@@ -467,7 +467,8 @@ fn versions_are_of_the_content_alone() {
     let (a, b) = (Fixture::new(SHOP), Fixture::new(&reversed.join("\n---\n")));
     for _ in 0..20 {
         for key in &keys {
-            assert_eq!(resource(&a.mesh, &a.world, key), resource(&b.mesh, &b.world, key), "{key:?}");
+            let of = |fixture: &Fixture| resource(&fixture.mesh, &fixture.world, key, &View::default());
+            assert_eq!(of(&a), of(&b), "{key:?}");
         }
     }
 }

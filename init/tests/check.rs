@@ -128,11 +128,11 @@ fn the_operator_proves_everything_without_a_proxy(by: Backend) {
         return;
     }
     let lab = Lab::by(by, &settings(DNS));
-    let before = lab.pod.exec("ip", &["addr"]);
+    let before = lab.pod.addresses();
     let lines = findings(&lab);
     assert_eq!(count(&lines, |outcome| matches!(outcome, Outcome::Proven)), 8, "{lines:#?}");
     assert_eq!(lines.len(), 8, "{lines:#?}");
-    assert_eq!(lab.pod.exec("ip", &["addr"]), before, "the check leaves nothing");
+    assert_eq!(lab.pod.addresses(), before, "the check leaves nothing");
 }
 
 fn the_operator_proves_it_beside_a_proxy(by: Backend) {

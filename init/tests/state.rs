@@ -36,10 +36,10 @@ fn the_same_input_gives_the_same_state(by: Backend) {
     let rules = RuleSet::new(&settings(FULL));
     let applied = apply(by, &pod, &rules);
     assert_eq!((applied.rules, applied.ipv6), (rules.len(), true));
-    let (first, addresses) = (everything(&pod), pod.exec("ip", &["addr"]));
+    let (first, addresses) = (everything(&pod), pod.addresses());
     apply(by, &pod, &rules);
     assert_eq!(everything(&pod), first);
-    assert_eq!(pod.exec("ip", &["addr"]), addresses);
+    assert_eq!(pod.addresses(), addresses);
     // Other settings leave nothing of the old ones.
     let plain = RuleSet::new(&CaptureSettings::default());
     apply(by, &pod, &plain);
@@ -70,13 +70,13 @@ fn clean_leaves_nothing(by: Backend) {
     }
     let pod = Netns::new("pod");
     pod.ip("link set lo up\n");
-    let before = pod.exec("ip", &["addr"]);
+    let before = pod.addresses();
     let rules = RuleSet::new(&settings(FULL));
     apply(by, &pod, &rules);
     for _ in 0..2 {
         in_netns(&pod.path(), clean_in_current_netns).unwrap();
         assert!(!everything(&pod).to_lowercase().contains("weir"), "{}", everything(&pod));
-        assert_eq!(pod.exec("ip", &["addr"]), before);
+        assert_eq!(pod.addresses(), before);
     }
 }
 

@@ -146,6 +146,7 @@ impl Plane {
         match table.find(&head).unwrap().action() {
             Action::Forward(split) => split.pick().name().to_owned(),
             Action::Respond(status) => status.to_string(),
+            Action::Redirect(redirect) => redirect.status.to_string(),
         }
     }
 }
@@ -196,7 +197,8 @@ fn what_does_not_exist_is_said_and_can_come_later() {
     plane.remove(Kind::Endpoints, "c");
     let Answer::Known(known) = plane.answer() else { panic!("{:?}", plane.answer()) };
     assert_eq!(known.protocol, Protocol::Opaque);
-    assert!(known.cluster.as_ref().unwrap().endpoints().as_ref().unwrap().endpoints.is_empty());
+    let cluster = known.streams.as_ref().unwrap().pick(None).unwrap().cluster().clone();
+    assert!(cluster.unwrap().endpoints().as_ref().unwrap().endpoints.is_empty());
 }
 
 #[test]
@@ -289,4 +291,84 @@ fn the_number_of_destinations_is_bounded() {
         assert!(plane.store.outbound(address(n)).is_some());
     }
     assert!(plane.tables.dump()["destinations"].as_array().unwrap().len() <= 8192);
+}
+
+/// A cluster, a route and endpoints with one part changed that this proxy does not know: refused, and the part is named.
+#[test]
+fn parts_that_are_not_understood_are_named() {
+    let mut plane = Plane::new();
+    plane.answer();
+    plane.send(Kind::Listener, outbound(vec![http("r")]));
+    plane.send(Kind::Route, routes("r", &[("v1", 1)]));
+    for (kind, part) in known("v1") {
+        plane.send(kind, part);
+    }
+    let refused = |plane: &mut Plane, kind, resource| {
+        plane.tables.apply(kind, vec![resource], Vec::new()).pop().map(|refused| refused.reason).unwrap_or_default()
+    };
+    type Change = fn(&mut cluster::Cluster);
+    let changes: [(Change, &str); 6] = [
+        (|cluster| cluster.lb_policy = 6, "lb_policy"),
+        (|cluster| cluster.lb_subset_config = Some(Default::default()), "lb_subset_config"),
+        (
+            |cluster| {
+                let maglev = cluster::cluster::MaglevLbConfig {
+                    table_size: Some(weir_xds::envoy::protobuf::UInt64Value { value: 65_536 }),
+                };
+                cluster.lb_config = Some(cluster::cluster::LbConfig::MaglevLbConfig(maglev));
+            },
+            "table_size",
+        ),
+        (
+            |cluster| {
+                cluster.outlier_detection = Some(cluster::OutlierDetection {
+                    enforcing_consecutive_5xx: Some(UInt32Value { value: 50 }),
+                    ..Default::default()
+                });
+            },
+            "enforcing_consecutive_5xx",
+        ),
+        (|cluster| cluster.health_checks = vec![Default::default()], "health check"),
+        (
+            |cluster| {
+                let breakers =
+                    cluster::CircuitBreakers { per_host_thresholds: vec![Default::default()], ..Default::default() };
+                cluster.circuit_breakers = Some(breakers);
+            },
+            "per_host_thresholds",
+        ),
+    ];
+    for (change, name) in changes {
+        let mut message = cluster::Cluster { name: "v1".into(), ..Default::default() };
+        change(&mut message);
+        let reason = refused(&mut plane, Kind::Cluster, resource("v1", &message));
+        assert!(reason.contains(name), "{name}: {reason:?}");
+    }
+    type Edit = fn(&mut RouteAction);
+    let edits: [(Edit, &str); 5] = [
+        (|action| action.internal_redirect_policy = Some(Default::default()), "internal_redirect_policy"),
+        (|action| action.max_stream_duration = Some(Default::default()), "max_stream_duration"),
+        (|action| action.hash_policy = vec![Default::default()], "hash policy"),
+        (
+            |action| {
+                action.retry_policy =
+                    Some(weir_xds::envoy::route::RetryPolicy { retry_on: "5xx,never".into(), ..Default::default() });
+            },
+            "never",
+        ),
+        (|action| action.timeout = Some(weir_xds::envoy::protobuf::Duration { seconds: -1, nanos: 0 }), "timeout"),
+    ];
+    for (edit, name) in edits {
+        let mut message = RouteConfiguration::decode(&*routes("r", &[("v1", 1)]).body).unwrap();
+        match &mut message.virtual_hosts[0].routes[0].action {
+            Some(route::Action::Route(action)) => edit(action),
+            other => panic!("{other:?}"),
+        }
+        let reason = refused(&mut plane, Kind::Route, resource("r", &message));
+        assert!(reason.contains(name) && reason.contains("route default"), "{name}: {reason:?}");
+    }
+    let mut message = RouteConfiguration::decode(&*routes("r", &[("v1", 1)]).body).unwrap();
+    message.virtual_hosts[0].routes[0].typed_per_filter_config.insert("envoy.filters.http.lua".into(), Any::default());
+    assert!(refused(&mut plane, Kind::Route, resource("r", &message)).contains("envoy.filters.http.lua"));
+    assert_eq!(plane.target(), "v1");
 }

@@ -261,8 +261,14 @@ fn zoo(mesh: &Authority) -> Vec<Animal> {
     let expired = constrained(&|p| p.not_after = time::OffsetDateTime::now_utc() - time::Duration::minutes(1));
     push("through an intermediate that has expired", expired, Refused, "expired");
     let no_signing = constrained(&|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
-    // webpki goes by the basic constraints of an authority, which our root alone can give, and not by its key usage.
-    push("through an authority without the key usage of one", no_signing, Accepted, "");
+    push("through an authority without the key usage of one", no_signing, Refused, "came with it does not allow");
+    let silent = constrained(&|p| p.key_usages.clear());
+    push("through an authority that says nothing of its key's usage", silent, Accepted, "");
+    let mut bystander = through(&good, true);
+    bystander.chain.push(bystander.chain[0].clone());
+    push("with its leaf among the authorities", bystander, Refused, "came with it does not allow");
+    let no_constraints = constrained(&|p| p.is_ca = IsCa::NoCa);
+    push("through an authority without basic constraints", no_constraints, Refused, "");
     let for_others = constrained(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]);
     push("through an intermediate for code", for_others, Refused, "");
     let no_uris = constrained(&|p| p.name_constraints = names(&["example.org"], &[]));

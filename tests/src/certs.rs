@@ -25,6 +25,15 @@ pub struct Certificate {
 impl Certificate {
     /// A certificate with these URIs, signed by the CA in this folder as Weir signs: so that only the names can be wrong.
     pub fn signed_by(ca: &Path, uris: &[&str]) -> Self {
+        Self::with_names(ca, uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect())
+    }
+
+    /// The same for a server with this name.
+    pub fn of_server(ca: &Path, name: &str) -> Self {
+        Self::with_names(ca, vec![SanType::DnsName(name.try_into().unwrap())])
+    }
+
+    fn with_names(ca: &Path, names: Vec<SanType>) -> Self {
         let read = |name: &str| std::fs::read_to_string(ca.join(name)).unwrap();
         let ca_key = KeyPair::from_pem(&read("ca-key.pem")).unwrap();
         let issuer = Issuer::from_ca_cert_pem(&read("root-cert.pem"), ca_key).unwrap();
@@ -37,7 +46,7 @@ impl Certificate {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = time::OffsetDateTime::now_utc() - time::Duration::minutes(1);
         params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(1);
-        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.subject_alt_names = names;
         let leaf = params.signed_by(&key, &issuer).unwrap();
         Self { chain: vec![leaf.der().clone()], pem: leaf.pem(), key }
     }

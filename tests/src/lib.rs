@@ -13,12 +13,15 @@
 pub mod app;
 pub mod calm;
 pub mod certs;
+pub mod curl;
 pub mod envoy;
 pub mod frames;
 pub mod http;
 pub mod http2;
 pub mod load;
 pub mod netns;
+pub mod nginx;
+pub mod patched;
 pub mod pod;
 pub mod process;
 pub mod tokens;
@@ -28,9 +31,11 @@ pub mod world;
 use std::time::{Duration, Instant};
 
 pub use app::{App, Flow};
+pub use curl::Curl;
 pub use http::{Client, Response};
 pub use load::Load;
 pub use netns::Netns;
+pub use patched::Patched;
 pub use pod::{Pod, PodSpec};
 pub use process::Process;
 pub use world::{World, at};

@@ -42,11 +42,16 @@ impl Netns {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                setns(&*self.0, CloneFlags::CLONE_NEWNET).unwrap();
+                self.enter();
                 work()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Moves the calling thread inside, for good.
+    pub fn enter(&self) {
+        setns(&*self.0, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
     /// A command that runs inside.

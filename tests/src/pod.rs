@@ -17,6 +17,7 @@ use weir_mesh::{CaptureSettings, bootstrap::env, ports};
 use crate::{
     http::{Client, Response},
     netns::Netns,
+    patched::Patched,
     process::Process,
     tokens::Issuer,
     until,
@@ -108,6 +109,12 @@ impl PodSpec {
     #[must_use]
     pub fn workers(self, workers: usize) -> Self {
         self.env(env::WORKERS, &workers.to_string())
+    }
+
+    /// Its proxy hears the control plane through this one.
+    #[must_use]
+    pub fn told_by(self, patched: &Patched) -> Self {
+        self.env(env::CONTROL, &patched.address().to_string())
     }
 
     /// Its proxy has this variable in its environment.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde_json::json;
-use weir_tests::{Netns, Pod, PodSpec, Process, World, at, is_root, tool, until};
+use weir_tests::{Netns, Pod, PodSpec, Process, World, at, is_root, nginx, tool, until};
 
 /// Cases of h2spec 2.2.1, the strict ones among them.
 const CASES: usize = 146;
@@ -23,28 +23,6 @@ const CASES: usize = 146;
 const EXCEPTIONS: [&str; 1] = ["http2/3.5/2"];
 /// Ports of the server: how each is declared. The last is not.
 const PORTS: [(&str, u16, u16); 4] = [("grpc", 90, 9000), ("http2", 91, 9001), ("http", 92, 9002), ("", 93, 9003)];
-
-fn nginx(netns: &Netns, folder: &Path) -> Process {
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("index.html"), "x".repeat(1024)).unwrap();
-    let here = folder.display();
-    let listen: String = PORTS.iter().map(|(_, _, port)| format!("listen {port} http2; ")).collect();
-    let config = format!(
-        "daemon off; master_process off; pid {here}/pid; error_log {here}/error;
-         events {{}}
-         http {{
-             access_log off; client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;
-             fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;
-             server {{ {listen} root {here}; }}
-         }}"
-    );
-    fs::write(folder.join("conf"), config).unwrap();
-    let mut command = netns.command("setpriv");
-    command.args(["--pdeathsig=KILL", "nginx", "-c"]).arg(folder.join("conf")).arg("-e").arg(folder.join("error"));
-    let process = Process::start("nginx", &mut command);
-    until("nginx listens", || netns.connect(at([127, 0, 0, 1], PORTS[0].2)).ok());
-    process
-}
 
 /// Runs all of h2spec from inside a namespace: the cases that failed.
 fn h2spec(program: &Path, from: &Netns, to: SocketAddr, report: &Path) -> BTreeSet<String> {
@@ -91,7 +69,9 @@ fn both_proxies_conform() {
         spec = spec.port(name, port);
     }
     let server = world.pod(spec);
-    let _nginx = nginx(&server.netns, &world.path("nginx"));
+    let listen: String = PORTS.iter().map(|(_, _, port)| format!("listen {port} http2; ")).collect();
+    let servers = format!("server {{ {listen} root ROOT; }}");
+    let _nginx = nginx::start(&server.netns, &world.path("nginx"), &servers, PORTS[0].2);
     let services: Vec<_> = (10..)
         .zip(PORTS)
         .map(|(last, port)| world.service(&format!("catalog-{last}"), last, &json!({"app": "catalog"}), &[port]))
@@ -99,6 +79,7 @@ fn both_proxies_conform() {
     let client = world.pod(PodSpec::new("client"));
     let stranger = world.pod(PodSpec::new("stranger").outside());
     let mut report = 0;
+    let mut wrong = Vec::new();
     for ((name, port, target), ip) in PORTS.into_iter().zip(services) {
         for (from, to) in
             [(&client, at(ip, port)), (&client, at(server.ip, target)), (&stranger, at(server.ip, target))]
@@ -106,10 +87,16 @@ fn both_proxies_conform() {
             report += 1;
             let before = requests(&server);
             let failed = h2spec(&program, &from.netns, to, &world.path(&format!("report-{report}.xml")));
-            eprintln!("{name} {to} {} {failed:?}", from.name);
+            // On a port that is not declared, the first bytes are looked at before anybody reads them as a request.
+            let excepted: BTreeSet<String> =
+                EXCEPTIONS.iter().filter(|_| !name.is_empty()).map(|case| (*case).to_owned()).collect();
+            wrong.extend(
+                failed.difference(&excepted).map(|case| format!("{name:?} at {to}, called by {}: {case}", from.name)),
+            );
             let through = || (requests(&server) > before + 50).then_some(());
             until("the calls came through the server's proxy", through);
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(requests(&client) > 300, "{}", requests(&client));
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use h2::Reason;
 use serde_json::json;
 use weir_tests::{
-    PodSpec, World, at,
+    App, Pod, PodSpec, World, at,
     http2::{self, H2App, H2Client, grpc},
     is_root, until,
 };
@@ -107,4 +107,42 @@ fn deadlines_at_the_ends_of_what_can_be_said_are_kept() {
             }
         }
     });
+}
+
+/// Metrics are labelled by what the control plane knows, and not by what a caller writes: nobody can fill the proxies' memory with names.
+#[test]
+fn names_that_callers_make_up_add_no_series() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new("series");
+    let server = world.pod(PodSpec::new("server").port("http", 8080));
+    let _app = App::echo(&server.netns, 8080, "server");
+    let service = at(world.service("server", 10, &json!({"app": "server"}), &[("http", 80, 8080)]), 80);
+    let client = world.pod(PodSpec::new("client"));
+    let stranger = world.pod(PodSpec::new("stranger").outside());
+    let ways = [(&client, service), (&client, at(server.ip, 8080)), (&stranger, at(server.ip, 8080))];
+    let made_up = |numbers: std::ops::Range<usize>| {
+        for (from, to) in ways {
+            let mut connection = from.connect(to);
+            for n in numbers.clone() {
+                let request = format!(
+                    "M{n} /p{n}?q{n} HTTP/1.1\r\nhost: h{n}.test:{n}\r\nuser-agent: a{n}\r\nx-forwarded-for: 10.0.0.{n}\r\n\r\n"
+                );
+                assert_eq!(connection.ask(&request).unwrap().status, 200, "{n}");
+            }
+        }
+    };
+    let series = |pod: &Pod| pod.admin("/stats/prometheus").lines().filter(|line| !line.starts_with('#')).count();
+    // A caller's series begin anew once the control plane has said who has its address.
+    until("the server's proxy knows its callers", || {
+        made_up(1..3);
+        let known = |app| server.metric("istio_requests_total", &[("source_app", app)]) > 0.0;
+        (known("client") && known("stranger")).then_some(())
+    });
+    made_up(1..3);
+    let before = [&client, &server].map(series);
+    made_up(3..200);
+    let after = [&client, &server].map(series);
+    assert_eq!(after, before, "series of the client's proxy, and of the server's");
 }

@@ -1,18 +1,25 @@
-//! Access rules as they are applied: what can not be enforced is refused with every reason at once. Should one be stored all the same,
-//! the control plane closes it whole.
+//! Rules as they are applied: what can not be done is refused with every reason at once. Should one be stored all the same, the
+//! control plane closes an access rule whole, and gives a rule for traffic no effect.
 
 use serde_json::Value;
 use weir_config::{
+    frontend::gateway::only_ours,
+    gateway, istio,
     manifest::{Source, parse_value, trim},
-    security,
+    security, traffic,
 };
 
-/// What the API calls the kinds.
-const RESOURCES: [&str; 2] = ["peerauthentications", "authorizationpolicies"];
+/// What the API calls the kinds, by group.
+const RESOURCES: [(&str, &[&str]); 4] = [
+    (security::GROUP, &["peerauthentications", "authorizationpolicies"]),
+    (gateway::GROUP, &["httproutes", "grpcroutes", "tlsroutes", "tcproutes"]),
+    (istio::GROUP, &["destinationrules"]),
+    (traffic::GROUP, &["trafficpolicies"]),
+];
 
 /// True for a resource that is looked at here.
 pub(crate) fn is_rule(group: &str, resource: &str) -> bool {
-    group == security::GROUP && RESOURCES.contains(&resource)
+    RESOURCES.iter().any(|(known, resources)| *known == group && resources.contains(&resource))
 }
 
 /// Says why an object can not be accepted; the reasons, a line each with field and remedy.
@@ -22,6 +29,9 @@ pub(crate) fn check(object: &Value) -> Result<(), String> {
     }
     let mut object = object.clone();
     trim(&mut object);
+    if !only_ours(&mut object) {
+        return Ok(());
+    }
     match parse_value(object, Source::named("admission")) {
         Ok(_) => Ok(()),
         Err(problems) => {
@@ -58,6 +68,29 @@ mod tests {
         for part in ["spec.rules[0].to[0].operation.methods", "spec.rules[1].form"] {
             assert!(reasons.contains(part), "{reasons}");
         }
+    }
+
+    #[test]
+    fn rules_for_traffic_are_looked_at_as_far_as_they_are_ours() {
+        let route = |parents: Value, hostnames: Value, code: u16| {
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": "shop"},
+                "spec": {"parentRefs": parents, "hostnames": hostnames, "rules": [{"filters": [{"type": "RequestRedirect",
+                    "requestRedirect": {"statusCode": code}}]}]}})
+        };
+        let (gateway, service) = (json!({"name": "edge"}), json!({"group": "", "kind": "Service", "name": "web"}));
+        assert_eq!(check(&route(json!([service]), json!([]), 302)), Ok(()));
+        assert_eq!(check(&route(json!([gateway]), json!(["a.example"]), 399)), Ok(()), "another controller's");
+        assert_eq!(check(&route(json!([gateway, service]), json!(["a.example"]), 302)), Ok(()), "the Gateway's names");
+        let refused = check(&route(json!([gateway, service]), json!([]), 399)).unwrap_err();
+        assert!(refused.contains("spec.rules[0].filters[0].requestRedirect.statusCode"), "{refused}");
+        assert!(check(&route(json!([service]), json!(["a.example"]), 302)).unwrap_err().contains("spec.hostnames"));
+        let rule = |policy: Value| {
+            json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "DestinationRule", "metadata": {"name": "d", "namespace": "shop"},
+                "spec": {"host": "web", "trafficPolicy": policy}})
+        };
+        assert_eq!(check(&rule(json!({"loadBalancer": {"simple": "RANDOM"}}))), Ok(()));
+        let refused = check(&rule(json!({"tls": {"mode": "SIMPLE"}}))).unwrap_err();
+        assert!(refused.starts_with("spec.trafficPolicy.tls: is not supported: "), "{refused}");
     }
 
     #[test]

@@ -16,10 +16,12 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value as Json;
 use tokio::sync::watch;
 use weir_config::{
-    FieldPath, Problem, frontend, gateway,
+    FieldPath, Problem, frontend,
+    frontend::gateway::only_ours,
+    gateway, istio,
     manifest::{Source, parse_value, trim},
-    model::{AUTHORIZATION_POLICY_KIND, Name, PEER_AUTHENTICATION_KIND, ROUTE_KIND},
-    security,
+    model::{AUTHORIZATION_POLICY_KIND, Name, Origin, PEER_AUTHENTICATION_KIND},
+    security, traffic,
 };
 
 use crate::{
@@ -107,9 +109,47 @@ impl Kind for Node {
     }
 }
 
-/// Where HTTPRoutes are.
-pub(super) fn http_routes() -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk(gateway::GROUP, "v1", ROUTE_KIND))
+/// Kinds of rules for requests and streams, as they are called in the log and in the API.
+pub(super) const ROUTES: [(&str, &str); 4] = [
+    ("HTTPRoutes", gateway::HTTP_ROUTE),
+    ("GRPCRoutes", gateway::GRPC_ROUTE),
+    ("TLSRoutes", gateway::TLS_ROUTE),
+    ("TCPRoutes", gateway::TCP_ROUTE),
+];
+
+/// Where objects of one of Gateway API's kinds are.
+pub(super) fn gateway_api(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(gateway::GROUP, "v1", kind))
+}
+
+/// The JSON of an object, with the type that it was asked for by.
+fn json(object: &DynamicObject, api_version: &str, kind: &str) -> Option<Json> {
+    let mut raw = serde_json::to_value(object).ok()?;
+    let top = raw.as_object_mut()?;
+    top.insert("apiVersion".into(), api_version.into());
+    top.insert("kind".into(), kind.into());
+    Some(raw)
+}
+
+/// Kinds of policies for traffic, as they are called in the log and in the API, with their group and version.
+pub(super) const TRAFFIC: [(&str, &str, &str, &str); 2] = [
+    ("DestinationRules", istio::DESTINATION_RULE, istio::GROUP, "v1"),
+    ("TrafficPolicies", traffic::TRAFFIC_POLICY, traffic::GROUP, "v1alpha1"),
+];
+
+/// Where policies for traffic of a kind are.
+pub(super) fn traffic(kind: &str, group: &str, version: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+/// Reads an object that becomes one item, or is refused whole.
+pub(super) fn whole(object: &DynamicObject, api_version: &str, kind: &str) -> Read {
+    let Some(mut raw) = json(object, api_version, kind) else { return Read::Nothing };
+    trim(&mut raw);
+    match parse_value(raw, Source::named(PLACE)) {
+        Ok(manifest) => Item::of(&manifest.object).map_or(Read::Nothing, Read::from),
+        Err(problems) => Read::Refused(problems),
+    }
 }
 
 /// Kinds of access rules, as they are called in the log and in the API.
@@ -125,11 +165,7 @@ pub(super) fn access_rules(kind: &str) -> ApiResource {
 
 /// Reads an access rule.
 pub(super) fn access_rule(kind: &str, object: &DynamicObject) -> Read {
-    let Ok(mut raw) = serde_json::to_value(object) else { return Read::Nothing };
-    if let Some(top) = raw.as_object_mut() {
-        top.insert("apiVersion".into(), security::API_VERSION.into());
-        top.insert("kind".into(), kind.into());
-    }
+    let Some(raw) = json(object, security::API_VERSION, kind) else { return Read::Nothing };
     policy::stored(raw, PLACE).map_or(Read::Nothing, |(item, problems)| Read::Item(Box::new(item), problems))
 }
 
@@ -148,7 +184,7 @@ pub(crate) struct RouteFacts {
 /// Every route that names a Service, accepted or not.
 #[derive(Debug)]
 pub(crate) struct RouteBook {
-    routes: Mutex<HashMap<Name, RouteFacts>>,
+    routes: Mutex<HashMap<Origin, RouteFacts>>,
     changes: watch::Sender<()>,
 }
 
@@ -157,7 +193,7 @@ impl RouteBook {
         Arc::new(Self { routes: Mutex::default(), changes: watch::Sender::new(()) })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Name, RouteFacts>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Origin, RouteFacts>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -166,7 +202,7 @@ impl RouteBook {
     }
 
     /// Takes what a route is now; `None` where it is gone, or none of ours.
-    pub(super) fn set(&self, name: &Name, facts: Option<RouteFacts>) {
+    pub(super) fn set(&self, name: &Origin, facts: Option<RouteFacts>) {
         let mut routes = self.lock();
         let changed = match facts {
             Some(facts) if routes.get(name) == Some(&facts) => false,
@@ -184,24 +220,24 @@ impl RouteBook {
 }
 
 /// Reads a route. Parents that are no Services belong to other controllers, and so does a route without others.
-pub(super) fn route(object: DynamicObject) -> (Option<RouteFacts>, Read) {
+pub(super) fn route(kind: &str, object: &DynamicObject) -> (Option<RouteFacts>, Read) {
     let generation = object.metadata.generation.unwrap_or_default();
     let namespace = object.metadata.namespace.clone().unwrap_or_default();
-    let Ok(mut raw) = serde_json::to_value(&object) else { return (None, Read::Nothing) };
+    let Some(mut raw) = json(object, gateway::API_VERSION, kind) else { return (None, Read::Nothing) };
     let ours = raw.pointer("/status/parents").and_then(Json::as_array).cloned().unwrap_or_default();
     let ours = ours.into_iter().filter(|entry| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER));
     let ours: Vec<Json> = ours.collect();
     trim(&mut raw);
-    let Some(references) = raw.pointer_mut("/spec/parentRefs").and_then(Json::as_array_mut) else {
+    if raw.pointer("/spec/parentRefs").and_then(Json::as_array).is_none() {
         return (None, Read::Nothing);
-    };
-    references.retain(is_service);
-    if references.is_empty() {
+    }
+    if !only_ours(&mut raw) {
         // It was ours once: the status must not say that it still is.
         let facts = RouteFacts { generation, parents: Vec::new(), refused: Vec::new(), ours };
         return ((!facts.ours.is_empty()).then_some(facts), Read::Nothing);
     }
-    let parents = references.iter().map(|parent| {
+    let references = raw.pointer("/spec/parentRefs").and_then(Json::as_array);
+    let parents = references.into_iter().flatten().map(|parent| {
         let text = |key: &str| parent.get(key).and_then(Json::as_str);
         let service = Name::new(text("namespace").unwrap_or(&namespace), text("name").unwrap_or_default());
         (parent.clone(), service, parent.get("port").and_then(Json::as_i64))
@@ -220,16 +256,15 @@ pub(super) fn route(object: DynamicObject) -> (Option<RouteFacts>, Read) {
     }
 }
 
-fn is_service(parent: &Json) -> bool {
-    let text = |key: &str| parent.get(key).and_then(Json::as_str);
-    text("kind") == Some("Service") && matches!(text("group"), Some("" | "core"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn route(object: DynamicObject) -> (Option<RouteFacts>, Read) {
+        super::route(gateway::HTTP_ROUTE, &object)
+    }
 
     fn object(spec: Json) -> DynamicObject {
         serde_json::from_value(json!({
@@ -265,6 +300,17 @@ mod tests {
     }
 
     #[test]
+    fn names_of_hosts_are_a_gateways_where_there_is_one() {
+        let gateway = json!({"name": "edge"});
+        let service = json!({"name": "catalog", "group": "", "kind": "Service"});
+        let (facts, _) = route(object(json!({"parentRefs": [service], "hostnames": ["a.example"]})));
+        assert_eq!(facts.map(|facts| facts.refused.len()), Some(1));
+        let (facts, read) = route(object(json!({"parentRefs": [gateway, service], "hostnames": ["a.example"]})));
+        assert_eq!(facts.map(|facts| facts.refused.len()), Some(0));
+        assert!(matches!(read, Read::Item(..)));
+    }
+
+    #[test]
     fn an_access_rule_that_can_not_be_accepted_is_there_and_closed() {
         let rule = |spec: Json| {
             let object: DynamicObject = serde_json::from_value(json!({
@@ -286,9 +332,12 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_whole_and_by_name() {
         let service = json!({"name": "catalog", "group": "", "kind": "Service"});
-        let (facts, read) = route(object(json!({"parentRefs": [service], "rules": [{"timeouts": {"request": "1s"}}]})));
+        let (facts, read) =
+            route(object(json!({"parentRefs": [service], "rules": [{"filters": [{"type": "ExtensionRef",
+            "extensionRef": {"group": "x", "kind": "X", "name": "x"}}]}]})));
         let (field, message) = facts.unwrap().refused[0].clone();
-        assert_eq!((field.to_string().as_str(), message.as_str()), ("spec.rules[0].timeouts", "is not supported yet"));
+        assert_eq!(field.to_string(), "spec.rules[0].filters[0].type");
+        assert!(message.starts_with("ExtensionRef is not supported: "), "{message}");
         assert!(matches!(read, Read::Refused(problems) if problems.len() == 1));
     }
 }

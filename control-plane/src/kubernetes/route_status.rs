@@ -14,7 +14,7 @@ use tokio::{
     sync::watch as state,
     time::{Instant, sleep, sleep_until},
 };
-use weir_config::model::{Name, Protocol};
+use weir_config::model::{Name, Origin, RouteSet, ServicePort, Target};
 
 use super::{
     MANAGER,
@@ -22,7 +22,7 @@ use super::{
     code, explain,
     kinds::{self, CONTROLLER, RouteBook, RouteFacts},
 };
-use crate::{catalog::Catalog, translate::is_usable, world::World};
+use crate::{catalog::Catalog, world::World};
 
 /// What changes together is written together.
 const QUIET: Duration = Duration::from_millis(100);
@@ -74,7 +74,7 @@ pub(super) async fn keep(
 }
 
 /// Routes whose status is not what it should be, with our entries as they should be.
-fn wanted(book: &RouteBook, world: &World) -> Vec<(Name, Vec<Json>)> {
+fn wanted(book: &RouteBook, world: &World) -> Vec<(Origin, Vec<Json>)> {
     let routes = book.lock();
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     routes
@@ -87,14 +87,14 @@ fn wanted(book: &RouteBook, world: &World) -> Vec<(Name, Vec<Json>)> {
 }
 
 /// Our entries for a route; `None` where the world does not have it yet.
-fn entries(name: &Name, facts: &RouteFacts, world: &World, now: &str) -> Option<Vec<Json>> {
+fn entries(name: &Origin, facts: &RouteFacts, world: &World, now: &str) -> Option<Vec<Json>> {
     let set = world.route(name);
     if facts.refused.is_empty() && !facts.parents.is_empty() && set.is_none() {
         return None;
     }
     let entry = |(reference, service, port): &(Json, Name, Option<i64>)| {
         let conditions =
-            [("Accepted", accepted(facts, world, service, *port)), ("ResolvedRefs", resolved(name, facts, world))];
+            [("Accepted", accepted(facts, set, world, service, *port)), ("ResolvedRefs", resolved(set, world))];
         let old = facts.ours.iter().find(|entry| entry.get("parentRef") == Some(reference));
         let conditions = conditions.into_iter().map(|(kind, Verdict { holds, reason, mut message })| {
             let status = if holds { "True" } else { "False" };
@@ -139,7 +139,7 @@ impl Verdict {
     }
 }
 
-fn accepted(facts: &RouteFacts, world: &World, name: &Name, port: Option<i64>) -> Verdict {
+fn accepted(facts: &RouteFacts, set: Option<&RouteSet>, world: &World, name: &Name, port: Option<i64>) -> Verdict {
     if !facts.refused.is_empty() {
         let lines: Vec<String> = facts.refused.iter().map(|(field, message)| format!("{field}: {message}")).collect();
         return Verdict::no("UnsupportedValue", lines.join("; "));
@@ -148,49 +148,65 @@ fn accepted(facts: &RouteFacts, world: &World, name: &Name, port: Option<i64>) -
         return Verdict::no("NoMatchingParent", format!("there is no Service {name}"));
     };
     let number = port.and_then(|port| u16::try_from(port).ok());
-    let mut ports = service.ports.iter().filter(|known| port.is_none() || Some(known.number) == number).peekable();
+    let ports: Vec<&ServicePort> =
+        service.ports.iter().filter(|known| port.is_none() || Some(known.number) == number).collect();
     let asked = port.map_or_else(|| "TCP port".into(), |port| format!("TCP port {port}"));
-    if ports.peek().is_none() {
+    if ports.is_empty() {
         return Verdict::no("NoMatchingParent", format!("Service {name} has no {asked}"));
     }
-    if ports.all(|port| port.protocol == Protocol::Opaque) {
-        let message = format!(
-            "no {asked} of Service {name} speaks HTTP by its name or appProtocol: the rules have no effect on it"
-        );
+    let Some(set) = set else { return Verdict::yes("Accepted", "the rules are in force") };
+    let level = set.rules.level();
+    let suiting = |port: &&&ServicePort| level.suits(world.service_protocol(service, port));
+    if ports.iter().filter(suiting).count() == 0 {
+        let speaks = if level.is_of_requests() { "speaks HTTP" } else { "speaks something else than HTTP" };
+        let message =
+            format!("no {asked} of Service {name} {speaks} by its name or appProtocol: the rules have no effect on it");
         return Verdict::no("UnsupportedProtocol", message);
     }
-    Verdict::yes("Accepted", "the rules are in force")
-}
-
-fn resolved(name: &Name, facts: &RouteFacts, world: &World) -> Verdict {
-    let refused = facts.refused.iter().find_map(|(field, message)| {
-        let field = field.to_string();
-        let reason = match field.rsplit('.').next() {
-            _ if !field.contains(".backendRefs[") => return None,
-            Some("kind" | "group") => "InvalidKind",
-            Some("namespace") => "RefNotPermitted",
-            _ => return None,
-        };
-        Some(Verdict::no(reason, format!("{field}: {message}")))
-    });
-    if let Some(refused) = refused {
-        return refused;
+    let caller = set.audience(name).map(|namespace| &**namespace);
+    let mut preferred = None;
+    for port in ports.iter().filter(suiting) {
+        match world.routes_of(service, port, caller).first().copied() {
+            Some(first) if first.rules.level() != level => preferred = Some((first, port.number)),
+            _ => return Verdict::yes("Accepted", "the rules are in force"),
+        }
     }
-    let rules = world.route(name).map(|set| set.rules.as_slice()).unwrap_or_default();
-    let missing = rules
-        .iter()
-        .flat_map(|rule| &rule.backends)
-        .find(|backend| !is_usable(world.service(&backend.service), backend));
-    match missing {
-        Some(backend) => Verdict::no(
-            "BackendNotFound",
+    match preferred {
+        Some((other, port)) => Verdict::no(
+            "Conflicted",
             format!(
-                "there is no Service {} with TCP port {}: its share is answered with 500",
-                backend.service, backend.port
+                "port {port} of Service {name} has rules of {}, which goes before {}",
+                other.origin, set.origin.kind
             ),
         ),
-        None => Verdict::yes("ResolvedRefs", "everything that the rules name is there"),
+        None => Verdict::yes("Accepted", "the rules are in force"),
     }
+}
+
+fn resolved(set: Option<&RouteSet>, world: &World) -> Verdict {
+    let Some(set) = set else {
+        return Verdict::yes("ResolvedRefs", "the rules are not accepted, so nothing that they name is looked for");
+    };
+    let effect = |field| match (field, set.rules.level().is_of_requests()) {
+        ("filters", _) => "nobody gets the copy",
+        (_, true) => "its share is answered with 500",
+        (_, false) => "its share is refused",
+    };
+    for (_, field, target) in set.rules.targets() {
+        if let Some(foreign) = &target.foreign {
+            return Verdict::no("InvalidKind", format!("{foreign} is no Service: {}", effect(field)));
+        }
+        let Target { service, port, .. } = target;
+        if !world.is_permitted(set, target) {
+            let message = format!("no ReferenceGrant of its namespace allows Service {service}: {}", effect(field));
+            return Verdict::no("RefNotPermitted", message);
+        }
+        if world.target(set, target).is_none() {
+            let message = format!("there is no Service {service} with TCP port {port}: {}", effect(field));
+            return Verdict::no("BackendNotFound", message);
+        }
+    }
+    Verdict::yes("ResolvedRefs", "everything that the rules name is there")
 }
 
 /// True where nothing but times differs.
@@ -208,11 +224,12 @@ fn same(wanted: &[Json], there: &[Json]) -> bool {
 }
 
 /// Writes our entries over the version that is there now; `false` where it should be tried again.
-async fn write(client: &Client, name: &Name, book: &RouteBook, entries: Vec<Json>) -> bool {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &name.namespace, &kinds::http_routes());
+async fn write(client: &Client, origin: &Origin, book: &RouteBook, entries: Vec<Json>) -> bool {
+    let Origin { kind, name } = origin;
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &name.namespace, &kinds::gateway_api(kind));
     let result = async {
         let Some(current) = api.get_opt(&name.name).await? else { return Ok(()) };
-        let generation = book.lock().get(name).map(|facts| facts.generation);
+        let generation = book.lock().get(origin).map(|facts| facts.generation);
         if current.metadata.generation != generation {
             return Ok(()); // the news of another generation is on its way
         }
@@ -231,7 +248,7 @@ async fn write(client: &Client, name: &Name, book: &RouteBook, entries: Vec<Json
         Err(error) if matches!(code(&error), 404) => true,
         Err(error) if matches!(code(&error), 409) => false,
         Err(error) => {
-            tracing::warn!(route = %name, reason = explain(&error), "the status of a route can not be written; trying again");
+            tracing::warn!(route = %origin, reason = explain(&error), "the status of a route can not be written; trying again");
             false
         }
     }

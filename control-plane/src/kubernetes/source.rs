@@ -12,6 +12,11 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, core::DynamicObject};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
+use weir_config::{
+    gateway::{API_VERSION, REFERENCE_GRANT},
+    model::Origin,
+};
+
 use super::{
     ended,
     kinds::{self, Kind, Read, RouteBook},
@@ -83,20 +88,33 @@ impl Source for Kubernetes {
             pod.read()
         };
         tasks.spawn(follow(Api::<Pod>::all(self.client.clone()), What::default(), Reader { teller, read }));
-        unread.insert("HTTPRoutes");
-        let teller = Teller::new("HTTPRoutes", ItemKind::Routes, sender.clone(), self.metrics.clone());
-        let routes: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::http_routes());
-        let book = self.book.clone();
-        let gone = self.book;
-        let teller = teller.on_gone(move |reference| gone.set(&reference.name, None));
-        let read = move |object: DynamicObject| {
-            let name = kinds::name(&object.metadata);
-            let (facts, read) = kinds::route(object);
-            book.set(&name, facts);
-            read
-        };
-        tasks.spawn(follow(routes, What { optional: true, ..What::default() }, Reader { teller, read }));
-
+        for (label, kind) in kinds::ROUTES {
+            unread.insert(label);
+            let teller = Teller::new(label, ItemKind::Routes(kind), sender.clone(), self.metrics.clone());
+            let routes: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::gateway_api(kind));
+            let (book, gone) = (self.book.clone(), self.book.clone());
+            let teller =
+                teller.on_gone(move |reference| gone.set(&Origin { kind, name: reference.name.clone() }, None));
+            let read = move |object: DynamicObject| {
+                let (facts, read) = kinds::route(kind, &object);
+                book.set(&Origin { kind, name: kinds::name(&object.metadata) }, facts);
+                read
+            };
+            tasks.spawn(follow(routes, What { optional: true, ..What::default() }, Reader { teller, read }));
+        }
+        unread.insert("ReferenceGrants");
+        let teller = Teller::new("ReferenceGrants", ItemKind::Grant, sender.clone(), self.metrics.clone());
+        let grants = Api::all_with(self.client.clone(), &kinds::gateway_api(REFERENCE_GRANT));
+        let read = |object: DynamicObject| kinds::whole(&object, API_VERSION, REFERENCE_GRANT);
+        tasks.spawn(follow(grants, What { optional: true, ..What::default() }, Reader { teller, read }));
+        for (label, kind, group, version) in kinds::TRAFFIC {
+            unread.insert(label);
+            let teller = Teller::new(label, ItemKind::Traffic(kind), sender.clone(), self.metrics.clone());
+            let policies = Api::all_with(self.client.clone(), &kinds::traffic(kind, group, version));
+            let api_version = format!("{group}/{version}");
+            let read = move |object: DynamicObject| kinds::whole(&object, &api_version, kind);
+            tasks.spawn(follow(policies, What { optional: true, ..What::default() }, Reader { teller, read }));
+        }
         for (label, kind, item) in kinds::ACCESS_RULES {
             unread.insert(label);
             let teller = Teller::new(label, item, sender.clone(), self.metrics.clone());

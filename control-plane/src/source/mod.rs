@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1 as core;
 use tokio::sync::mpsc;
 use weir_config::{
     Object, Problem, frontend,
-    model::{AuthorizationPolicy, EndpointSet, Name, PeerAuthentication, RouteSet, Service, Workload},
+    model::{
+        AuthorizationPolicy, EndpointSet, Grant, Name, PeerAuthentication, PolicySet, RouteSet, Service, Workload,
+    },
 };
 use weir_mesh::names::{INJECT_ENABLED, INJECT_LABEL};
 
@@ -50,8 +52,12 @@ pub enum Item {
     Workload(Box<Workload>),
     /// Endpoints of a service.
     Endpoints(EndpointSet),
-    /// Rules for requests.
+    /// Rules for requests or streams.
     Routes(RouteSet),
+    /// What a namespace lets others refer to.
+    Grant(Grant),
+    /// How services are called, and what is done to requests besides rules.
+    Traffic(PolicySet),
     /// A namespace.
     Namespace(Namespace),
     /// A machine.
@@ -124,7 +130,10 @@ pub struct ItemRef {
 
 impl fmt::Display for ItemRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.kind, self.name)
+        match self.kind {
+            ItemKind::Routes(kind) | ItemKind::Traffic(kind) => write!(f, "{kind} {}", self.name),
+            kind => write!(f, "{kind:?} {}", self.name),
+        }
     }
 }
 
@@ -137,8 +146,12 @@ pub enum ItemKind {
     Workload,
     /// Endpoints of a service.
     Endpoints,
-    /// Rules for requests.
-    Routes,
+    /// Rules for requests or streams, of objects of this kind.
+    Routes(&'static str),
+    /// What a namespace lets others refer to.
+    Grant,
+    /// Policies for traffic, of objects of this kind.
+    Traffic(&'static str),
     /// A namespace.
     Namespace,
     /// A machine.
@@ -156,7 +169,7 @@ impl Item {
             Object::Service(service) => Some(Self::Service(frontend::kubernetes::service(service))),
             Object::Pod(pod) => Some(Self::Workload(frontend::kubernetes::workload(pod).into())),
             Object::EndpointSlice(slice) => frontend::kubernetes::endpoints(slice).map(Self::Endpoints),
-            Object::HttpRoute(route) => frontend::gateway::routes(route).ok().map(Self::Routes),
+            Object::ReferenceGrant(grant) => Some(Self::Grant(frontend::gateway::reference_grant(grant))),
             Object::Namespace(namespace) => Some(Self::Namespace(namespace.as_ref().into())),
             Object::Node(node) => Some(Self::Node(node.as_ref().into())),
             Object::PeerAuthentication(object) => {
@@ -165,7 +178,10 @@ impl Item {
             Object::AuthorizationPolicy(object) => {
                 Some(Self::AuthorizationPolicy(frontend::security::authorization_policy(object)))
             }
-            _ => None,
+            other => match other.route() {
+                Some(route) => route.ok().map(Self::Routes),
+                None => other.policy()?.ok().map(Self::Traffic),
+            },
         }
     }
 
@@ -175,7 +191,9 @@ impl Item {
             Self::Service(service) => (ItemKind::Service, &service.name),
             Self::Workload(workload) => (ItemKind::Workload, &workload.name),
             Self::Endpoints(set) => (ItemKind::Endpoints, &set.name),
-            Self::Routes(set) => (ItemKind::Routes, &set.name),
+            Self::Routes(set) => (ItemKind::Routes(set.origin.kind), &set.origin.name),
+            Self::Grant(grant) => (ItemKind::Grant, &grant.origin.name),
+            Self::Traffic(set) => (ItemKind::Traffic(set.origin.kind), &set.origin.name),
             Self::Namespace(namespace) => (ItemKind::Namespace, &namespace.name),
             Self::Node(node) => (ItemKind::Node, &node.name),
             Self::PeerAuthentication(policy) => (ItemKind::PeerAuthentication, &policy.name),

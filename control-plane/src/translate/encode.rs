@@ -35,6 +35,12 @@ impl Metadata {
     }
 }
 
+/// A duration of protobuf; what is too long for one is the longest.
+pub(super) fn duration(of: std::time::Duration) -> weir_xds::envoy::protobuf::Duration {
+    let seconds = i64::try_from(of.as_secs()).unwrap_or(i64::MAX);
+    weir_xds::envoy::protobuf::Duration { seconds, nanos: i32::try_from(of.subsec_nanos()).unwrap_or_default() }
+}
+
 pub(super) fn string(text: impl Into<String>) -> Value {
     Value { kind: Some(Kind::StringValue(text.into())) }
 }

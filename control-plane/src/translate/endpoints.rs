@@ -6,12 +6,14 @@ use prost::Message as _;
 use weir_config::model::Workload;
 use weir_xds::envoy::{
     core::{self, Address, SocketAddress, address, socket_address::PortSpecifier},
-    endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, lb_endpoint::HostIdentifier},
+    endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
+    protobuf::UInt32Value,
 };
 
 use super::{
-    Mesh, Of,
+    Mesh, Of, View,
     encode::{Metadata, append, string, with_metadata},
+    places::standing,
 };
 use crate::{
     source::Locality,
@@ -29,10 +31,12 @@ const LOCALITY: u32 = 1;
 /// `LocalityLbEndpoints.lb_endpoints`
 const ENDPOINTS: u32 = 2;
 
-pub(super) fn assignment(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Option<Vec<u8>> {
+pub(super) fn assignment(mesh: &Mesh, world: &World, name: &str, of: &Of, view: &View) -> Option<Vec<u8>> {
+    let mut places = None;
     let targets = match of {
         Of::Service(service, port) => {
             let service = world.service(service)?;
+            places = world.upstream_rules(&service.name, *port, view.namespace.as_deref()).places;
             world.targets(service, service.port(*port)?)
         }
         Of::Address(address) => vec![own(world, address.ip(), address.port())?],
@@ -41,16 +45,24 @@ pub(super) fn assignment(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Opt
     };
     // Ordered, so that every replica encodes the same bytes.
     let mut localities: BTreeMap<Locality, Vec<u8>> = BTreeMap::new();
+    let mut counts: BTreeMap<Locality, usize> = BTreeMap::new();
     for target in &targets {
         let place = target.workload.map(|pod| world.locality(pod)).unwrap_or_default();
+        *counts.entry(place.clone()).or_default() += 1;
         append(localities.entry(place).or_default(), ENDPOINTS, &endpoint(mesh, target));
     }
     if localities.is_empty() {
         localities.insert(Locality::default(), Vec::new());
     }
+    let standings = standing(places.as_ref(), view.place.as_ref(), &counts);
     let mut bytes = ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() }.encode_to_vec();
-    for (Locality { region, zone }, endpoints) in localities {
-        let mut locality = Vec::new();
+    for (place, endpoints) in localities {
+        let standing = standings.get(&place).copied().unwrap_or_default();
+        let Locality { region, zone } = place;
+        let weight = standing.weight.map(|value| UInt32Value { value });
+        let rest =
+            LocalityLbEndpoints { priority: standing.priority, load_balancing_weight: weight, ..Default::default() };
+        let mut locality = rest.encode_to_vec();
         if !(region.is_empty() && zone.is_empty()) {
             append(&mut locality, LOCALITY, &core::Locality { region, zone, ..Default::default() }.encode_to_vec());
         }

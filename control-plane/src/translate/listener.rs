@@ -1,20 +1,27 @@
 //! Listeners: what stands behind an address, and what a pod's own ports speak.
 
-use std::net::SocketAddr;
+use std::{collections::HashSet, net::SocketAddr};
 
 use prost::Message;
-use weir_config::model::{Name, Protocol};
-use weir_xds::envoy::{
-    self,
-    core::TrafficDirection,
-    hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter},
-    listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter},
-    protobuf::{Any, UInt32Value},
-    tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier},
+use weir_config::model::{Backend, Name, Protocol, RouteSet};
+use weir_xds::{
+    BAD_BACKEND_CLUSTER,
+    envoy::{
+        self,
+        core::TrafficDirection,
+        hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter},
+        listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter},
+        protobuf::{Any, UInt32Value},
+        tcp_proxy::{
+            TcpProxy,
+            tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+        },
+        tls_inspector::TlsInspector,
+    },
 };
 
 use super::{
-    Mesh, Of,
+    Mesh, Of, View,
     access::Guard,
     cluster::ads,
     encode::{Metadata, append, services, with_metadata},
@@ -34,21 +41,27 @@ const DEFAULT_CHAIN: u32 = 25;
 const CHAIN_METADATA: u32 = 5;
 /// Cluster of the pod's ports that nobody has declared.
 const UNDECLARED: &str = "InboundPassthroughCluster";
+/// What Envoy calls TLS.
+const TLS: &str = "tls";
 /// What detection calls HTTP/1.
 const HTTP: [&str; 2] = ["http/1.0", "http/1.1"];
 
-pub(super) fn listener(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Option<Vec<u8>> {
+pub(super) fn listener(mesh: &Mesh, world: &World, name: &str, of: &Of, view: &View) -> Option<Vec<u8>> {
     match of {
-        Of::Address(address) => outbound(mesh, world, name, *address),
+        Of::Address(address) => outbound(mesh, world, name, *address, view),
         Of::Inbound(pod) => inbound(mesh, world, name, pod),
         Of::Service(..) | Of::Workload(_) => None,
     }
 }
 
-fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr) -> Option<Vec<u8>> {
+fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr, view: &View) -> Option<Vec<u8>> {
     let (protocol, routes, cluster) = if let Some(service) = world.service_at(address.ip()) {
         let port = service.port(address.port())?;
         let host = mesh.host(service);
+        let sets = world.routes_of(service, port, view.namespace.as_deref());
+        if sets.iter().any(|set| !set.rules.level().is_of_requests()) {
+            return Some(streams(mesh, world, outbound_base(name, address, false), sets));
+        }
         (world.service_protocol(service, port), format!("{host}:{}", port.number), service_cluster(port.number, &host))
     } else {
         // A pod address goes straight to that pod, on listed ports and on others.
@@ -57,14 +70,7 @@ fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr) -> Opti
     };
     let http =
         || hcm(&routes, RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: routes.clone() }));
-    let base = Listener {
-        name: name.to_owned(),
-        address: Some(socket(address.ip(), address.port())),
-        traffic_direction: TrafficDirection::Outbound.into(),
-        listener_filters: if protocol == Protocol::Undeclared { vec![inspector()] } else { Vec::new() },
-        ..Default::default()
-    };
-    let mut bytes = base.encode_to_vec();
+    let mut bytes = outbound_base(name, address, protocol == Protocol::Undeclared).encode_to_vec();
     match protocol {
         Protocol::Http => append(&mut bytes, CHAINS, &chain(None, http(), None)),
         Protocol::Opaque => append(&mut bytes, CHAINS, &chain(None, tcp(&cluster), None)),
@@ -74,6 +80,66 @@ fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr) -> Opti
         }
     }
     Some(bytes)
+}
+
+fn outbound_base(name: &str, address: SocketAddr, inspects: bool) -> Listener {
+    Listener {
+        name: name.to_owned(),
+        address: Some(socket(address.ip(), address.port())),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_filters: if inspects { vec![inspector()] } else { Vec::new() },
+        ..Default::default()
+    }
+}
+
+/// A port that has rules for streams: they are passed on whatever they speak, by the name of the server that TLS asks for, or all of
+/// them. Of several rules for the same the older one counts. What no rule is for is refused.
+fn streams(mesh: &Mesh, world: &World, mut base: Listener, mut sets: Vec<&RouteSet>) -> Vec<u8> {
+    sets.sort_by_key(|set| (set.created.is_empty(), &set.created, &set.origin));
+    let mut named = HashSet::new();
+    let mut chains = Vec::new();
+    let mut every = None;
+    for set in sets {
+        let Some(rule) = set.rules.stream() else { continue };
+        let to = |stat: String| split(&stat, &route::shares(mesh, world, set, &rule.backends));
+        let names: Vec<&String> = rule.server_names.iter().filter(|name| named.insert(name.as_str())).collect();
+        if rule.server_names.is_empty() && every.is_none() {
+            every = Some(chain(None, to(set.origin.to_string()), None));
+        } else if !names.is_empty() {
+            let matching = FilterChainMatch {
+                server_names: names.into_iter().cloned().collect(),
+                transport_protocol: TLS.to_owned(),
+                ..Default::default()
+            };
+            chains.push(chain(Some(matching), to(set.origin.to_string()), None));
+        }
+    }
+    if !chains.is_empty() {
+        base.listener_filters.push(tls_inspector());
+    }
+    let mut bytes = base.encode_to_vec();
+    for chain in chains.into_iter().chain(every) {
+        append(&mut bytes, CHAINS, &chain);
+    }
+    bytes
+}
+
+fn split(stat_prefix: &str, shares: &[(&Backend, String)]) -> Filter {
+    let specifier = match shares {
+        [] => ClusterSpecifier::Cluster(BAD_BACKEND_CLUSTER.to_owned()),
+        [(_, cluster)] => ClusterSpecifier::Cluster(cluster.clone()),
+        shares => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: shares
+                .iter()
+                .map(|(backend, cluster)| ClusterWeight {
+                    name: cluster.clone(),
+                    weight: backend.weight,
+                    ..Default::default()
+                })
+                .collect(),
+        }),
+    };
+    tcp_proxy(stat_prefix, specifier)
 }
 
 fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>> {
@@ -150,6 +216,15 @@ fn inspector() -> ListenerFilter {
     }
 }
 
+fn tls_inspector() -> ListenerFilter {
+    let config = any(&envoy::type_url::<TlsInspector>(), &TlsInspector::default());
+    ListenerFilter {
+        name: envoy::TLS_INSPECTOR.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
 fn hcm(stat_prefix: &str, routes: RouteSpecifier) -> Filter {
     let router = HttpFilter {
         name: envoy::ROUTER.to_owned(),
@@ -172,11 +247,12 @@ fn hcm(stat_prefix: &str, routes: RouteSpecifier) -> Filter {
 }
 
 fn tcp(cluster: &str) -> Filter {
-    let proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-        ..Default::default()
-    };
+    tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.to_owned()))
+}
+
+fn tcp_proxy(stat_prefix: &str, specifier: ClusterSpecifier) -> Filter {
+    let proxy =
+        TcpProxy { stat_prefix: stat_prefix.to_owned(), cluster_specifier: Some(specifier), ..Default::default() };
     Filter {
         name: envoy::TCP_PROXY.to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(any(envoy::TCP_PROXY_TYPE_URL, &proxy))),

@@ -6,11 +6,14 @@ mod encode;
 mod endpoints;
 mod key;
 mod listener;
+mod places;
 mod route;
+mod upstream;
+mod view;
 
 pub use encode::version;
 pub use key::{Key, Of};
-pub(crate) use route::is_usable;
+pub use view::{View, Views};
 
 use weir_config::model::{Service, Workload};
 use weir_mesh::{Identity, TrustDomain};
@@ -37,15 +40,15 @@ impl Mesh {
     }
 }
 
-/// The resource that a key stands for; `None` where there is none now.
-pub fn resource(mesh: &Mesh, world: &World, key: &Key) -> Option<Resource> {
+/// The resource that a key stands for, for callers with this view; `None` where there is none now.
+pub fn resource(mesh: &Mesh, world: &World, key: &Key, view: &View) -> Option<Resource> {
     let name = key.name.as_ref();
     let of = Of::parse(mesh, key)?;
     let body = match key.kind {
-        Kind::Listener => listener::listener(mesh, world, name, &of)?,
-        Kind::Route => route::configuration(mesh, world, name, &of)?,
-        Kind::Cluster => cluster::cluster(mesh, world, name, &of)?,
-        Kind::Endpoints => endpoints::assignment(mesh, world, name, &of)?,
+        Kind::Listener => listener::listener(mesh, world, name, &of, view)?,
+        Kind::Route => route::configuration(mesh, world, name, &of, view)?,
+        Kind::Cluster => cluster::cluster(mesh, world, name, &of, view)?,
+        Kind::Endpoints => endpoints::assignment(mesh, world, name, &of, view)?,
     };
     Some(Resource { name: name.to_owned(), version: version(&body), body: body.into() })
 }

@@ -474,7 +474,7 @@ fn access(bytes: &[u8]) -> Shape {
     let Ok(trust_domain) = domain.parse() else { panic!("no trust domain") };
     let mesh = Mesh { trust_domain, cluster_domain: "cluster.local".into() };
     let key = Key::new(Kind::Listener, Arc::from(names::INBOUND), &Name::new("shop", "web"));
-    let Some(listener) = resource(&mesh, &world, &key) else { panic!("no listener for the pod") };
+    let Some(listener) = resource(&mesh, &world, &key, &Default::default()) else { panic!("no listener for the pod") };
     let store = Arc::new(Store::default());
     let rejected = Tables::new(store.clone()).apply(Kind::Listener, vec![listener], Vec::new());
     assert!(rejected.is_empty(), "{rejected:?}");

@@ -14,7 +14,7 @@ use weir_config::{
 };
 use weir_control::{
     source::Item,
-    translate::{self, Key, Mesh, resource},
+    translate::{self, Key, Mesh, View, resource},
     world::World,
 };
 use weir_proxy::config::{Store, Tables};
@@ -138,13 +138,21 @@ const CANARY: [&str; 3] = [
     include_str!("../../../examples/canary/route.yaml"),
 ];
 
+/// Rules and policies.
+const TRAFFIC: [&str; 3] = [
+    include_str!("../../../examples/traffic/service.yaml"),
+    include_str!("../../../examples/traffic/routes.yaml"),
+    include_str!("../../../examples/traffic/policies.yaml"),
+];
+
 fn files() -> Vec<Vec<u8>> {
     let documents = SHOP.split("---\n").chain(POLICY.split("---\n"));
-    documents.chain([SHOP, POLICY]).chain(CANARY).map(|text| text.as_bytes().to_vec()).collect()
+    documents.chain([SHOP, POLICY]).chain(CANARY).chain(TRAFFIC).map(|text| text.as_bytes().to_vec()).collect()
 }
 
 fn objects_seeds() -> Vec<Vec<u8>> {
-    let all = [SHOP, POLICY].into_iter().chain(CANARY).flat_map(|text| parse_stored("f.yaml", text).manifests);
+    let texts = [SHOP, POLICY].into_iter().chain(CANARY).chain(TRAFFIC);
+    let all = texts.flat_map(|text| parse_stored("f.yaml", text).manifests);
     all.map(|manifest| manifest.raw.to_string().into_bytes()).collect()
 }
 
@@ -190,10 +198,10 @@ fn objects(bytes: &[u8]) -> Shape {
         stored.problems.first().map(|problem| (problem.field.pattern(), problem.message.get(..12).map(str::to_owned)));
     let Some(manifest) = stored.manifests.first() else { return Shape::of(first) };
     match &manifest.object {
-        Object::HttpRoute(route) => match frontend::gateway::routes(route) {
+        route if route.route().is_some() => match route.route().unwrap_or_else(|| Err(Vec::new())) {
             Ok(set) => {
                 let ordered = in_precedence([&set]);
-                assert_eq!(ordered.len(), set.rules.iter().map(|rule| rule.matches.len()).sum::<usize>());
+                assert_eq!(ordered.len(), set.rules.requests().iter().map(|rule| rule.matches.len()).sum::<usize>());
                 let twice = in_precedence([&set]);
                 assert!(
                     ordered
@@ -204,7 +212,20 @@ fn objects(bytes: &[u8]) -> Shape {
                 return Shape::of((
                     magnitude(ordered.len()),
                     set.parents.len().min(4),
-                    set.rules.iter().any(|rule| rule.backends.is_empty()),
+                    set.rules.requests().iter().any(|rule| rule.backends.is_empty()),
+                ));
+            }
+            Err(errors) => {
+                assert!(!errors.is_empty() && !stored.problems.is_empty(), "refused by the model alone: {errors:?}")
+            }
+        },
+        policy if policy.policy().is_some() => match policy.policy().unwrap_or_else(|| Err(Vec::new())) {
+            Ok(set) => {
+                assert!(!set.services.is_empty() || !set.requests.is_empty(), "accepted, and says nothing: {stored:?}");
+                return Shape::of((
+                    magnitude(set.services.len()),
+                    magnitude(set.requests.len()),
+                    set.services.first().map(|policy| format!("{:?}", policy.all.balance).len().min(32)),
                 ));
             }
             Err(errors) => {
@@ -309,7 +330,7 @@ fn keys(world: &World, items: &[Item]) -> Vec<Key> {
 
 /// The world's resources by these names.
 fn resources(mesh: &Mesh, world: &World, keys: &[Key]) -> Vec<(Kind, Resource)> {
-    keys.iter().filter_map(|key| Some((key.kind, resource(mesh, world, key)?))).collect()
+    keys.iter().filter_map(|key| Some((key.kind, resource(mesh, world, key, &View::default())?))).collect()
 }
 
 fn mesh() -> Option<Mesh> {
@@ -363,9 +384,10 @@ fn translation(bytes: &[u8]) -> Shape {
     for item in &last {
         other.apply((*item).clone(), &mut HashSet::new());
     }
-    for (key, (kind, resource)) in keys.iter().filter_map(|key| Some((key, (key.kind, resource(&mesh, &world, key)?))))
+    for (key, (kind, resource)) in
+        keys.iter().filter_map(|key| Some((key, (key.kind, resource(&mesh, &world, key, &View::default())?))))
     {
-        let again = translate::resource(&mesh, &other, key).map(|resource| resource.version);
+        let again = translate::resource(&mesh, &other, key, &View::default()).map(|resource| resource.version);
         assert_eq!(
             again.as_ref(),
             Some(&resource.version),

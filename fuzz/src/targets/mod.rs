@@ -6,6 +6,7 @@ mod config;
 mod detect;
 mod dns;
 mod http1;
+mod http2;
 mod http_parts;
 mod identity;
 mod mesh;
@@ -19,6 +20,9 @@ pub const ALL: &[Target] = &[
     http1::REQUEST,
     http1::RESPONSE,
     http1::CHUNKS,
+    http2::HTTP2_SERVER,
+    http2::HTTP2_CLIENT,
+    http2::HTTP2_HEAD,
     http_parts::PATH,
     http_parts::AUTHORITY,
     http_parts::HEADER_EDITS,

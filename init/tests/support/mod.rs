@@ -82,6 +82,17 @@ impl Netns {
         self.exec("nft", &["list", "ruleset"])
     }
 
+    /// Interfaces and their addresses, to be compared: without what the kernel changes by itself in the meantime. That is the progress
+    /// of duplicate address detection, and addresses of the link, which come some time after it is up.
+    pub fn addresses(&self) -> String {
+        let links = self.exec("ip", &["-o", "link"]);
+        let links = links.lines().filter_map(|line| line.split(": ").nth(1));
+        let addresses = self.exec("ip", &["-o", "addr"]);
+        let addresses = addresses.lines().filter(|line| !line.contains(" scope link "));
+        let addresses = addresses.map(|line| line.replace(" tentative", ""));
+        links.map(str::to_owned).chain(addresses).map(|line| line + "\n").collect()
+    }
+
     /// Runs `work` in the namespace, as a user and group: sockets made by it belong to them.
     pub fn run<T: Send>(&self, user: u32, group: u32, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).unwrap();

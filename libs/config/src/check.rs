@@ -25,14 +25,12 @@ pub fn object(object: &Object) -> Vec<FieldError> {
         Object::StatefulSet(set) => {
             template(set.spec.as_ref().map(|spec| (&spec.template, &spec.selector)), &mut errors)
         }
-        Object::HttpRoute(route) => {
-            if let Err(found) = frontend::gateway::routes(route) {
-                errors.extend(found);
-            }
-        }
         Object::PeerAuthentication(object) => errors.extend(frontend::security::peer_authentication(object).refused),
         Object::AuthorizationPolicy(object) => errors.extend(frontend::security::authorization_policy(object).refused),
-        _ => {}
+        other => {
+            errors.extend(other.route().and_then(Result::err).unwrap_or_default());
+            errors.extend(other.policy().and_then(Result::err).unwrap_or_default());
+        }
     }
     errors
 }

@@ -12,12 +12,14 @@ pub mod check;
 pub mod cross;
 pub mod frontend;
 pub mod gateway;
+pub mod istio;
 pub mod manifest;
 pub mod model;
 pub mod object;
 pub mod path;
 pub mod problem;
 pub mod security;
+pub mod traffic;
 pub mod yaml;
 
 pub use cross::validate;

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::{
-    check, gateway,
+    check, gateway, istio,
     object::{KINDS, Object, ObjectRef},
     path::{FieldPath, Printable},
     problem::Problem,
@@ -87,6 +87,13 @@ pub(crate) fn read_as<T: DeserializeOwned>(value: &Json) -> Reading<T> {
     let result = T::deserialize(serde_path_to_error::Deserializer::new(ignored, &mut track));
     let result = result.map_err(|error| (FieldPath::from_error(&track.path()), error.to_string()));
     Reading { result, unknown }
+}
+
+fn unknown_field(kind: &str, field: &FieldPath) -> String {
+    match istio::unsupported(kind, field) {
+        Some(instead) => format!("is not supported: {instead}"),
+        None => "is not a field that this kind has; is it misspelt or in the wrong place?".into(),
+    }
 }
 
 /// What a file or an object gives that is stored already, and so has to be taken as it is.
@@ -204,18 +211,17 @@ pub fn parse_value_stored(raw: Json, source: Source) -> Stored {
             return Stored::broken(vec![source.problem(object, FieldPath::of(field), "is missing")]);
         }
     }
-    let api = if api == security::EARLIER_API_VERSION { security::API_VERSION } else { api };
+    let api = match api {
+        security::EARLIER_API_VERSION => security::API_VERSION,
+        gateway::EARLIER_API_VERSION if gateway::EARLIER_KINDS.contains(&kind) => gateway::API_VERSION,
+        api if istio::EARLIER_API_VERSIONS.contains(&api) => istio::API_VERSION,
+        api => api,
+    };
     let Some(reading) = Object::read(api, kind, &raw) else {
         return Stored::broken(vec![unknown_kind(api, kind, &source, reference)]);
     };
-    let mut wrong: Vec<(FieldPath, String)> = reading
-        .unknown
-        .into_iter()
-        .map(|field| {
-            let message = unknown_field(kind, &field);
-            (field, message)
-        })
-        .collect();
+    let mut wrong: Vec<(FieldPath, String)> =
+        reading.unknown.into_iter().map(|field| (field.clone(), unknown_field(kind, &field))).collect();
     let problem = |reference: &ObjectRef, (field, message): (FieldPath, String)| {
         source.problem(Some(reference.clone()), field, message)
     };
@@ -250,13 +256,6 @@ fn unknown_kind(api: &str, kind: &str, source: &Source, reference: ObjectRef) ->
                 format!("{} of {} is not known here; known are {}", Printable(kind), Printable(api), known.join(", "));
             source.problem(Some(reference), FieldPath::of("kind"), message)
         }
-    }
-}
-
-fn unknown_field(kind: &str, field: &FieldPath) -> String {
-    match gateway::unsupported(kind, field) {
-        Some(instead) => format!("is not supported yet{instead}"),
-        None => "is not a field that this kind has; is it misspelt or in the wrong place?".into(),
     }
 }
 

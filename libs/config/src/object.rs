@@ -12,9 +12,13 @@ use k8s_openapi::{
 };
 
 use crate::{
-    gateway::HttpRoute,
+    frontend::{gateway, policy},
+    gateway::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute},
+    istio::DestinationRule,
+    model::RouteSet,
     path::{FieldPath, Printable},
     security::{AuthorizationPolicy, PeerAuthentication},
+    traffic::TrafficPolicy,
 };
 
 /// Kind, namespace and name of an object. Shown as `HTTPRoute shop/catalog`; cluster-wide kinds without a namespace.
@@ -106,6 +110,12 @@ objects! {
     Deployment(Deployment) = "apps/v1", "Deployment", namespaced;
     StatefulSet(StatefulSet) = "apps/v1", "StatefulSet", namespaced;
     HttpRoute(HttpRoute) = "gateway.networking.k8s.io/v1", "HTTPRoute", namespaced;
+    GrpcRoute(GrpcRoute) = "gateway.networking.k8s.io/v1", "GRPCRoute", namespaced;
+    TlsRoute(TlsRoute) = "gateway.networking.k8s.io/v1", "TLSRoute", namespaced;
+    TcpRoute(TcpRoute) = "gateway.networking.k8s.io/v1", "TCPRoute", namespaced;
+    DestinationRule(DestinationRule) = "networking.istio.io/v1", "DestinationRule", namespaced;
+    TrafficPolicy(TrafficPolicy) = "weir.dev/v1alpha1", "TrafficPolicy", namespaced;
+    ReferenceGrant(ReferenceGrant) = "gateway.networking.k8s.io/v1", "ReferenceGrant", namespaced;
     PeerAuthentication(PeerAuthentication) = "security.istio.io/v1", "PeerAuthentication", namespaced;
     AuthorizationPolicy(AuthorizationPolicy) = "security.istio.io/v1", "AuthorizationPolicy", namespaced;
 }
@@ -119,6 +129,26 @@ impl Object {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
         }
+    }
+
+    /// The rules of a route, or what is wrong with it; `None` for kinds that are no routes.
+    pub fn route(&self) -> Option<Result<RouteSet, Vec<(FieldPath, String)>>> {
+        Some(match self {
+            Self::HttpRoute(route) => gateway::http_route(route),
+            Self::GrpcRoute(route) => gateway::grpc_route(route),
+            Self::TlsRoute(route) => gateway::tls_route(route),
+            Self::TcpRoute(route) => gateway::tcp_route(route),
+            _ => return None,
+        })
+    }
+
+    /// What a policy says, or what is wrong with it; `None` for kinds that are no policies for traffic.
+    pub fn policy(&self) -> Option<policy::Read> {
+        Some(match self {
+            Self::DestinationRule(object) => policy::destination_rule(object),
+            Self::TrafficPolicy(object) => policy::traffic_policy(object),
+            _ => return None,
+        })
     }
 
     /// Marks an access rule that can not be accepted, which is closed from then on. False for all other kinds.

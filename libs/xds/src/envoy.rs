@@ -8,11 +8,21 @@ pub use envoy::{
         route::v3 as route,
     },
     extensions::filters::{
-        listener::http_inspector::v3 as http_inspector,
+        listener::{http_inspector::v3 as http_inspector, tls_inspector::v3 as tls_inspector},
         network::{http_connection_manager::v3 as hcm, rbac::v3 as network_rbac, tcp_proxy::v3 as tcp_proxy},
     },
-    extensions::upstreams::http::v3 as upstream_http,
-    r#type::matcher::v3 as matcher,
+    extensions::{
+        filters::{
+            common::fault::v3 as common_fault,
+            http::{
+                buffer::v3 as buffer, cors::v3 as cors, fault::v3 as fault, local_ratelimit::v3 as local_ratelimit,
+                stateful_session::v3 as stateful_session,
+            },
+        },
+        http::stateful_session::{cookie::v3 as cookie_session, header::v3 as header_session},
+        upstreams::http::v3 as upstream_http,
+    },
+    r#type::{http::v3 as http_kinds, matcher::v3 as matcher, v3 as kinds},
 };
 /// Google's well-known types.
 pub use envoy_types::pb::google::protobuf;
@@ -25,6 +35,8 @@ pub const TCP_PROXY_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filte
 /// Type URL of the HTTP inspector in a listener filter's `typed_config`.
 pub const HTTP_INSPECTOR_TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+/// Name of the TLS inspector in `listener_filters`.
+pub const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
 /// Type URL of the HTTP router in an HTTP filter's `typed_config`.
 pub const ROUTER_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 /// Name of the HTTP inspector in `listener_filters`.
@@ -43,5 +55,25 @@ pub const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 pub const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Their type URL.
 pub const HTTP_OPTIONS_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Key of a route's rules for CORS in `typed_per_filter_config`; as of those below, the value is of [`type_url`] of a type.
+pub const CORS: &str = "envoy.filters.http.cors";
+/// Key of a route's injected faults.
+pub const FAULT: &str = "envoy.filters.http.fault";
+/// Key of a route's local rate limit.
+pub const LOCAL_RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
+/// Key of a route's largest request.
+pub const BUFFER: &str = "envoy.filters.http.buffer";
+/// Key of a route's sessions.
+pub const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
+/// Name of a session's state in a cookie.
+pub const COOKIE_SESSION: &str = "envoy.http.stateful_session.cookie";
+/// Name of a session's state in a header.
+pub const HEADER_SESSION: &str = "envoy.http.stateful_session.header";
+
+/// The type URL of a message.
+pub fn type_url<M: prost::Name>() -> String {
+    format!("type.googleapis.com/{}", M::full_name())
+}
+
 /// Key of the filter state that is the namespace in the caller's identity. Not Envoy's: only our proxy has it.
 pub const PEER_NAMESPACE: &str = "weir.dev/peer-namespace";

@@ -8,8 +8,10 @@
 
 mod decode;
 mod store;
+mod streams;
 mod tables;
 
 pub use decode::{DecodeError, ServiceSpec};
 pub use store::{Answer, Entry, Inbound, Memory, Outbound, Peer, Port, Protocol, RouteCell, Store};
+pub use streams::Streams;
 pub use tables::Tables;

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use tokio::{
 };
 use weir_xds::{Kind, Subscriptions, names};
 
+use super::Streams;
 use crate::{
     policy::Access,
     route::RouteTable,
@@ -62,7 +63,7 @@ pub struct Outbound {
     /// Rules for HTTP.
     pub routes: Option<Arc<RouteCell>>,
     /// Where opaque streams go.
-    pub cluster: Option<Arc<Cluster>>,
+    pub streams: Option<Arc<Streams>>,
 }
 
 /// A route table by name.
@@ -227,6 +228,9 @@ pub struct Store {
     outbound: RwLock<HashMap<SocketAddr, Arc<Entry>>>,
     peers: RwLock<HashMap<IpAddr, Arc<Peer>>>,
     inbound: ArcSwapOption<Inbound>,
+    /// Clusters whose endpoints are checked, by name.
+    checked: RwLock<HashMap<String, Weak<Cluster>>>,
+    checked_changed: Notify,
     /// Number of times that it was set.
     inbound_version: watch::Sender<u64>,
     subscriptions: OnceLock<Subscriptions>,
@@ -241,6 +245,8 @@ impl Default for Store {
             outbound: RwLock::default(),
             peers: RwLock::default(),
             inbound: ArcSwapOption::empty(),
+            checked: RwLock::default(),
+            checked_changed: Notify::new(),
             inbound_version: watch::Sender::new(0),
             subscriptions: OnceLock::new(),
             trouble: ArcSwapOption::from_pointee("not connected yet".to_owned()),
@@ -336,6 +342,31 @@ impl Store {
     /// Tells when the pod's own ports, or what they ask of connections, have changed.
     pub fn inbound_changes(&self) -> watch::Receiver<u64> {
         self.inbound_version.subscribe()
+    }
+
+    /// Clusters whose endpoints are checked.
+    pub fn checked(&self) -> Vec<Arc<Cluster>> {
+        let checked = self.checked.read().unwrap_or_else(PoisonError::into_inner);
+        checked.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Ready when a cluster's endpoints are to be checked that were not, or the other way round.
+    pub async fn checked_changes(&self) {
+        self.checked_changed.notified().await;
+    }
+
+    pub(super) fn set_checked(&self, cluster: &Arc<Cluster>, is_checked: bool) {
+        let mut checked = self.checked.write().unwrap_or_else(PoisonError::into_inner);
+        checked.retain(|_, cluster| cluster.strong_count() > 0);
+        let changed = if is_checked {
+            checked.insert(cluster.name.to_string(), Arc::downgrade(cluster)).is_none()
+        } else {
+            checked.remove(&*cluster.name).is_some()
+        };
+        drop(checked);
+        if changed {
+            self.checked_changed.notify_one(); // one worker checks
+        }
     }
 
     /// Why the control plane can not be asked now.

@@ -13,11 +13,12 @@ use super::{
     Answer, Inbound, Outbound, RouteCell, Store,
     decode::{self, DecodeError, ListenerSpec, OutboundSpec, RouteSpecs, ServiceSpec, WorkloadSpec},
     store::Port,
+    streams::{Streams, StreamsSpec},
 };
 use crate::{
     policy::{Access, Rule},
     telemetry::Service,
-    upstream::{Cluster, ClusterInfo, Endpoint, EndpointSet, Registry, Workload},
+    upstream::{Cluster, ClusterInfo, Endpoint, Registry, Workload},
 };
 
 /// The parts of the configuration and what they wait for.
@@ -97,7 +98,7 @@ impl Tables {
                     "state": "known",
                     "protocol": known.protocol.as_str(),
                     "routes": known.routes.as_ref().map(|cell| &*cell.name),
-                    "cluster": known.cluster.as_ref().map(|cluster| &*cluster.name),
+                    "clusters": known.streams.as_ref().map(|streams| streams.clusters()),
                 }),
             })
             .collect();
@@ -164,7 +165,7 @@ impl Tables {
                     if let Some(route) = &spec.routes {
                         records.route(&self.store, route);
                     }
-                    if let Some(cluster) = &spec.cluster {
+                    for cluster in spec.streams.iter().flat_map(StreamsSpec::clusters) {
                         records.cluster(&self.store, cluster);
                     }
                     records.listeners.insert(address, spec);
@@ -186,10 +187,17 @@ impl Tables {
                 let spec = decode::cluster(&resource.body)?;
                 let service = records.service(spec.service);
                 if let Some(record) = records.clusters.get_mut(name) {
+                    self.store.set_checked(&record.cluster, !spec.checks.is_empty());
                     record.cluster.set_info(ClusterInfo {
                         service,
                         connect_timeout: spec.connect_timeout,
                         version: spec.version,
+                        balancing: spec.balancing,
+                        breaker: record.cluster.breaker(spec.thresholds),
+                        allowance: spec.allowance,
+                        outlier: spec.outlier,
+                        checks: spec.checks,
+                        keeping: spec.keeping,
                     });
                     record.info_said = true;
                 }
@@ -208,13 +216,17 @@ impl Tables {
                             Arc::new(Endpoint {
                                 address: spec.address,
                                 state: self.registry.state(spec.address, mesh.as_ref()),
+                                standing: self.registry.standing(name, spec.address, mesh.as_ref()),
                                 mesh,
                                 weight: spec.weight,
+                                priority: spec.priority,
+                                locality: spec.locality,
+                                healthy: spec.healthy,
                                 workload: self.workload(spec.mesh, spec.workload),
                             })
                         })
                         .collect();
-                    record.cluster.set_endpoints(EndpointSet { endpoints });
+                    record.cluster.set_endpoints(endpoints);
                     record.endpoints_said = true;
                 }
             }
@@ -257,7 +269,7 @@ impl Tables {
                         peer.set(None);
                     }
                 } else if let Some(record) = records.clusters.get_mut(name) {
-                    record.cluster.set_endpoints(EndpointSet::default());
+                    record.cluster.set_endpoints(Vec::new());
                     record.endpoints_said = true;
                 }
             }
@@ -352,12 +364,16 @@ impl Records {
                     None => None,
                     Some(name) => Some(self.routes.get(name).filter(|r| r.said && r.staged.is_none())?.cell.clone()),
                 };
-                let cluster = match &spec.cluster {
-                    None => None,
-                    Some(name) if self.is_ready(name) => Some(self.clusters.get(name)?.cluster.clone()),
-                    Some(_) => return None,
-                };
-                Some((*address, Outbound { protocol: spec.protocol, routes, cluster }))
+                if !spec.streams.iter().flat_map(StreamsSpec::clusters).all(|name| self.is_ready(name)) {
+                    return None;
+                }
+                let cluster = |name: &str| self.clusters.get(name).map(|record| record.cluster.clone());
+                let old = store.entry(*address).and_then(|entry| match entry.answer().as_ref() {
+                    Answer::Known(known) => known.streams.clone(),
+                    Answer::Waiting | Answer::Unknown => None,
+                });
+                let streams = spec.streams.as_ref().map(|spec| Arc::new(Streams::new(spec, cluster, old.as_deref())));
+                Some((*address, Outbound { protocol: spec.protocol, routes, streams }))
             })
             .collect();
         for (address, outbound) in done {
@@ -376,14 +392,17 @@ impl Records {
             self.routes.remove(&name);
             store.unsubscribe(Kind::Route, name);
         }
-        let mut clusters: HashSet<String> = self.listeners.values().filter_map(|spec| spec.cluster.clone()).collect();
+        let streams = self.listeners.values().filter_map(|spec| spec.streams.as_ref());
+        let mut clusters: HashSet<String> = streams.flat_map(StreamsSpec::clusters).cloned().collect();
         for record in self.routes.values() {
             clusters.extend(record.clusters.iter().cloned());
             clusters.extend(record.staged.iter().flat_map(RouteSpecs::clusters));
         }
         let gone: Vec<String> = self.clusters.keys().filter(|name| !clusters.contains(*name)).cloned().collect();
         for name in gone {
-            self.clusters.remove(&name);
+            if let Some(record) = self.clusters.remove(&name) {
+                store.set_checked(&record.cluster, false);
+            }
             store.unsubscribe(Kind::Cluster, name.clone());
             store.unsubscribe(Kind::Endpoints, name);
         }
@@ -415,6 +434,10 @@ fn dump_cluster(cluster: &Cluster) -> Value {
                         "identity": endpoint.mesh.as_ref().map(ToString::to_string),
                         "pod": endpoint.workload.pod,
                         "weight": endpoint.weight,
+                        "priority": endpoint.priority,
+                        "locality": endpoint.locality.name,
+                        "ejected": endpoint.standing.is_ejected(),
+                        "well": endpoint.healthy && endpoint.standing.is_well(),
                         "in_flight": endpoint.state.in_flight(),
                     })
                 })

@@ -51,6 +51,13 @@ impl Name {
         if OF_THE_CONNECTION.contains(&&*name) { Err(EditError::Reserved) } else { Ok(Self(name.into())) }
     }
 
+    /// The name of a header as it came, of any length; `None` if it is no token.
+    #[must_use]
+    pub fn received(name: &[u8]) -> Option<Self> {
+        let is_token = !name.is_empty() && name.iter().all(|byte| chars::is_token(*byte));
+        is_token.then(|| Self(name.to_ascii_lowercase().into()))
+    }
+
     /// A name known when Weir is built; does not compile in a `const` unless it is a lower-case token.
     ///
     /// # Panics
@@ -108,11 +115,6 @@ impl Value {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// The value, shared and not copied.
-    pub(super) fn shared(&self) -> Bytes {
-        self.0.clone()
     }
 }
 
@@ -177,6 +179,11 @@ impl FromIterator<Edit> for Edits {
     fn from_iter<T: IntoIterator<Item = Edit>>(edits: T) -> Self {
         Self(edits.into_iter().collect())
     }
+}
+
+/// Whether several values may stand in one line (RFC 9110, 5.3).
+pub(super) fn is_list(name: &[u8]) -> bool {
+    !name.eq_ignore_ascii_case(b"set-cookie")
 }
 
 /// All changes to one header, summed up over all lists.

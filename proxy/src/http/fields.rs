@@ -1,6 +1,6 @@
 //! The header lines of a head as ranges into its bytes.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::{Refused, chars, limits::MAX_NOMINATED};
@@ -52,7 +52,7 @@ pub(super) enum Known {
 }
 
 impl Known {
-    fn of(name: &[u8]) -> Self {
+    pub(super) fn of(name: &[u8]) -> Self {
         let (known, spelled): (Self, &[u8]) = match name.len() {
             2 => (Self::Te, b"te"),
             4 => (Self::Host, b"host"),
@@ -120,6 +120,22 @@ impl Fields {
         &self.list
     }
 
+    /// Whether a field that goes on has this name.
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        self.is_among(&self.list, name)
+    }
+
+    /// Whether field `index` is the last one of its name that goes on.
+    pub(super) fn is_last(&self, index: usize) -> bool {
+        let Some(field) = self.list.get(index) else { return false };
+        let later = self.list.get(index.saturating_add(1)..).unwrap_or_default();
+        !self.is_among(later, field.name.get(&self.bytes))
+    }
+
+    fn is_among(&self, list: &[Field], name: &[u8]) -> bool {
+        list.iter().any(|field| !field.nominated && field.name.get(&self.bytes).eq_ignore_ascii_case(name))
+    }
+
     /// The line that begins with field `index`, CR LF included.
     pub(super) fn line_end(&self, index: usize) -> usize {
         self.list.get(index.saturating_add(1)).map_or(self.end(), |next| next.name.start())
@@ -152,6 +168,15 @@ impl Fields {
 pub(super) struct Located(SmallVec<[Field; INLINE_FIELDS]>);
 
 impl Located {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Where the first header line begins.
+    pub(super) fn start(&self) -> Option<usize> {
+        self.0.first().map(|first| first.name.start())
+    }
+
     pub(super) fn known(&self, known: Known) -> impl Iterator<Item = Span> {
         self.0.iter().filter(move |field| field.known == known).map(|field| field.value)
     }
@@ -204,6 +229,52 @@ impl Located {
 
     pub(super) fn into_fields(self, bytes: Bytes) -> Fields {
         Fields { bytes, list: self.0 }
+    }
+}
+
+/// Lines as they would be in HTTP/1.1, of headers that come one by one.
+pub(super) struct Written {
+    pub(super) text: BytesMut,
+    list: SmallVec<[Field; INLINE_FIELDS]>,
+}
+
+impl Written {
+    /// Lines behind `text`, the first line of the head where there is one.
+    pub(super) fn new(text: BytesMut) -> Self {
+        Self { text, list: SmallVec::new() }
+    }
+
+    /// Writes a line.
+    ///
+    /// # Errors
+    /// [`Refused`]: the head is too long.
+    pub(super) fn line(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+        let from = self.text.len();
+        self.text.put_slice(name);
+        self.text.put_slice(b": ");
+        let colon = self.text.len();
+        self.text.put_slice(value);
+        let end = self.text.len();
+        self.text.put_slice(b"\r\n");
+        let span = |start: usize, end: usize| {
+            let outside = Refused { status: 431, reason: "the head is too long" };
+            let (start, end) = (u16::try_from(start).map_err(|_| outside)?, u16::try_from(end).map_err(|_| outside)?);
+            Ok(Span { start, end })
+        };
+        let name_end = from.saturating_add(name.len());
+        self.list.push(Field {
+            name: span(from, name_end)?,
+            value: span(colon, end)?,
+            known: Known::of(name),
+            nominated: false,
+        });
+        Ok(())
+    }
+
+    /// The text with its empty line, and where its lines are.
+    pub(super) fn finish(mut self) -> (BytesMut, Located) {
+        self.text.put_slice(b"\r\n");
+        (self.text, Located(self.list))
     }
 }
 

@@ -49,6 +49,13 @@ pub enum Asked {
     Other,
 }
 
+/// The scheme that a request of HTTP/2 names; in HTTP/1.1 it is not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
 /// The path of a request: part of the received bytes, or what the normaliser made of it.
 #[derive(Debug, Clone)]
 pub(super) enum Path {
@@ -65,6 +72,7 @@ pub struct RequestHead {
     pub(super) path: Path,
     pub(super) query: Option<Span>,
     pub(super) authority: Option<Span>,
+    pub(super) scheme: Scheme,
     pub(super) upgrade: Option<Span>,
     pub(super) version: Version,
     pub(super) framing: Framing,
@@ -135,6 +143,14 @@ impl RequestHead {
     #[must_use]
     pub fn host(&self) -> &[u8] {
         super::authority::split(self.authority()).map(|(host, _)| host).unwrap_or_default()
+    }
+
+    /// The scheme, as a request of HTTP/2 names it.
+    pub(super) fn scheme(&self) -> &'static [u8] {
+        match self.scheme {
+            Scheme::Http => b"http",
+            Scheme::Https => b"https",
+        }
     }
 
     /// Version of the received message.
@@ -284,5 +300,35 @@ impl ResponseHead {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.fields.bytes.is_empty()
+    }
+}
+
+/// What follows a body.
+#[derive(Debug, Clone)]
+pub struct Trailers {
+    pub(super) fields: Fields,
+}
+
+impl Trailers {
+    /// All lines in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter()
+    }
+
+    /// All values of a header, in order; the letter case of `name` does not count.
+    pub fn header<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.values(name)
+    }
+
+    /// Length in bytes, as in HTTP/1.1.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.fields.bytes.len()
+    }
+
+    /// True without any line.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fields.list().is_empty()
     }
 }

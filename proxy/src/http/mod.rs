@@ -1,7 +1,7 @@
 //! HTTP without I/O: bytes in, a codec-neutral head and verified body chunks out, and the way back.
 //!
 //! [`head`] is what routing, policy and telemetry see, whichever codec read it; [`h1`] reads and writes HTTP/1.1 strictly
-//! (RFC 9112), [`h2`] is between the `h2` crate and that head; [`path`] is the one normaliser that both the match and the forwarded request go through; [`edits`] are the
+//! (RFC 9112), [`h2`] does HTTP/2 (RFC 9113); [`path`] is the one normaliser that both the match and the forwarded request go through; [`edits`] are the
 //! changes to headers, applied while a head is written. Sockets, time-outs, pools and the order of events belong to the caller.
 //!
 //! Nothing here allocates for an ordinary request: a head is the received bytes, frozen once, and ranges into them.
@@ -17,7 +17,7 @@ pub mod limits;
 pub mod path;
 
 pub use edits::{Edit, Edits, Name, Value};
-pub use head::{Asked, Framing, RequestHead, ResponseHead, Version};
+pub use head::{Asked, Framing, RequestHead, ResponseHead, Trailers, Version};
 pub use limits::Limits;
 
 /// Why a message is not acceptable, and what its sender is told.

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWrite, task::coop::unconstrained};
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    Io, buffers,
+    Io, Slot, buffers,
     lost::{SILENCE, Watch},
 };
 
@@ -31,6 +31,10 @@ pub struct Conn {
     pub eof: bool,
     /// Much is moving: read with the large buffer.
     pub bulk: bool,
+    /// Requests that it has carried, where that is counted.
+    pub carried: u32,
+    /// Its place among all of a cluster's connections, where these are limited.
+    pub slot: Option<Slot>,
     unflushed: bool,
 }
 
@@ -42,7 +46,16 @@ impl Conn {
 
     /// A connection from which `read` was read already.
     pub fn with_read(io: Io, read: BytesMut) -> Self {
-        Self { watch: io.tcp().map(Watch::new), io, read, eof: false, bulk: false, unflushed: false }
+        Self {
+            watch: io.tcp().map(Watch::new),
+            io,
+            read,
+            eof: false,
+            bulk: false,
+            carried: 0,
+            slot: None,
+            unflushed: false,
+        }
     }
 
     /// Reads once into the buffer. Ready with 0 at the end of the stream.
@@ -104,13 +117,18 @@ impl Conn {
         from: &mut BytesMut,
         len: usize,
     ) -> Poll<io::Result<usize>> {
-        let part = from.get(..len).unwrap_or_default();
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, part))?;
+        let written = ready!(self.poll_write(cx, from.get(..len).unwrap_or_default()))?;
+        from.advance(written);
+        Poll::Ready(Ok(written))
+    }
+
+    /// Writes some bytes, at least one.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.unflushed = true;
-        from.advance(written);
         Poll::Ready(Ok(written))
     }
 

@@ -19,7 +19,12 @@ pub struct Deadline {
 impl Deadline {
     /// Sets the deadline to `after` from now.
     pub fn set(&mut self, after: Duration) {
-        self.at = Some(Instant::now() + after);
+        self.set_at(Instant::now() + after);
+    }
+
+    /// Sets the deadline.
+    pub fn set_at(&mut self, at: Instant) {
+        self.at = Some(at);
     }
 
     /// No deadline.

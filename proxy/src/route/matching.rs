@@ -81,6 +81,17 @@ impl PathMatch {
     }
 }
 
+impl PathMatch {
+    /// Bytes of a matching path that are what the match names: a prefix, or all of it.
+    pub(super) fn matched(&self, path: &[u8]) -> usize {
+        match self {
+            Self::Any => path.len().min(1), // the prefix `/`
+            Self::Prefix(prefix) => prefix.len(),
+            Self::Exact(_) | Self::Regex(_) => path.len(),
+        }
+    }
+}
+
 /// Requests are matched after they are normalised, so what a rule says has to be as normal.
 fn normal(path: String) -> Result<Box<[u8]>, String> {
     match path::normalise(path.as_bytes()) {
@@ -120,7 +131,7 @@ impl TextMatch {
 }
 
 /// The first value of a query parameter.
-fn parameter<'a>(query: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+pub(super) fn parameter<'a>(query: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     query.split(|byte| *byte == b'&').find_map(|pair| match pair.strip_prefix(name)? {
         [] => Some(&b""[..]).filter(|_| !pair.is_empty()),
         [b'=', value @ ..] => Some(value),

@@ -1,5 +1,6 @@
 //! What the configuration says of routes, before it is checked and compiled.
 
+use super::{Policy, Redirect};
 use crate::http::Edits;
 
 /// One route. The order of specs is their precedence.
@@ -17,6 +18,8 @@ pub struct RouteSpec<C> {
     pub request_edits: Edits,
     /// Changes to the response's headers.
     pub response_edits: Edits,
+    /// What else is asked, where anything is.
+    pub policy: Option<Policy<C>>,
 }
 
 /// Which requests a route takes. The default takes all.
@@ -83,6 +86,8 @@ pub enum ActionSpec<C> {
     Forward(Vec<TargetSpec<C>>),
     /// An answer of our own with this status.
     Respond(u16),
+    /// An answer of our own that names another place.
+    Redirect(Redirect),
 }
 
 /// A cluster with its share.

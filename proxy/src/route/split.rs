@@ -80,7 +80,7 @@ impl<C> Target<C> {
 impl<C> Split<C> {
     /// `None` if no target has a weight. Without a `previous` split of the same targets and weights the sequence begins at a random
     /// place, so that the proxies of a mesh do not send their first requests to the same cluster.
-    pub(super) fn new(specs: Vec<TargetSpec<C>>, previous: Option<&Self>) -> Option<Self> {
+    pub(crate) fn new(specs: Vec<TargetSpec<C>>, previous: Option<&Self>) -> Option<Self> {
         let mut targets: Vec<Target<C>> = specs
             .into_iter()
             .filter(|spec| spec.weight > 0)

@@ -1,10 +1,14 @@
 //! The routes of one host.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::{
+    BadPath, PathRewrite, Policy, Redirect,
     index::PathIndex,
     matching::Matcher,
+    rewrite::with_query,
     spec::{ActionSpec, RouteSpec},
     split::Split,
 };
@@ -35,12 +39,15 @@ pub struct RouteTable<C> {
 /// One route.
 #[derive(Debug)]
 pub struct Route<C> {
-    name: String,
-    object: Option<String>,
+    /// Shared with the logs of its requests.
+    name: Arc<str>,
+    /// Empty where there is none.
+    object: Arc<str>,
     matcher: Matcher,
     action: Action<C>,
     request_edits: Edits,
     response_edits: Edits,
+    policy: Option<Box<Policy<C>>>,
 }
 
 /// What is done with a request.
@@ -50,6 +57,8 @@ pub enum Action<C> {
     Forward(Split<C>),
     /// An answer of our own with this status.
     Respond(u16),
+    /// An answer of our own that names another place.
+    Redirect(Box<Redirect>),
 }
 
 impl<C> Route<C> {
@@ -62,7 +71,34 @@ impl<C> Route<C> {
     /// The object that a user wrote, such as `HTTPRoute/shop/catalog`.
     #[must_use]
     pub fn object(&self) -> Option<&str> {
-        self.object.as_deref()
+        Some(&*self.object).filter(|object| !object.is_empty())
+    }
+
+    /// Its name and its object, for logs.
+    #[must_use]
+    pub fn label(&self) -> (Arc<str>, Arc<str>) {
+        (self.name.clone(), self.object.clone())
+    }
+
+    /// What else it asks; most ask nothing.
+    #[must_use]
+    pub fn policy(&self) -> Option<&Policy<C>> {
+        self.policy.as_deref()
+    }
+
+    /// Path and query as they go on, where the route changes them.
+    ///
+    /// # Errors
+    /// [`BadPath`]
+    pub fn path_and_query(&self, head: &RequestHead) -> Result<Option<Vec<u8>>, BadPath> {
+        let rewrite = self.policy().and_then(|policy| policy.path.as_ref());
+        // `*` and the target of CONNECT are no paths.
+        let Some(rewrite) = rewrite.filter(|_| head.path().starts_with(b"/")) else { return Ok(None) };
+        self.rewritten(rewrite, head).map(|path| Some(with_query(path, head.query())))
+    }
+
+    pub(super) fn rewritten(&self, rewrite: &PathRewrite, head: &RequestHead) -> Result<Vec<u8>, BadPath> {
+        rewrite.apply(head, self.matcher.path.matched(head.path()))
     }
 
     /// What is done with a request.
@@ -86,15 +122,16 @@ impl<C> Route<C> {
 
 impl<C> RouteTable<C> {
     /// Compiles the routes. Where `previous` has a split of the same route name, targets and weights, its place in the sequence is
-    /// kept, so that a change of something else does not disturb the proportions.
+    /// kept, so that a change of something else does not disturb the proportions; so are the tokens of an equal rate limit.
     ///
     /// # Errors
     /// The first route that cannot be compiled: a malformed or too large regular expression, a path that no request can have.
     pub fn new(specs: Vec<RouteSpec<C>>, previous: Option<&Self>) -> Result<Self, RouteError> {
-        let splits: FxHashMap<&str, &Split<C>> = previous.map(Self::splits).unwrap_or_default();
+        let before: FxHashMap<&str, &Route<C>> =
+            previous.iter().flat_map(|previous| previous.routes.iter()).map(|route| (&*route.name, route)).collect();
         let new = |spec: RouteSpec<C>| {
-            let split = splits.get(&*spec.name).copied();
-            Route::new(spec, split)
+            let before = before.get(&*spec.name).copied();
+            Route::new(spec, before)
         };
         let routes = specs.into_iter().map(new).collect::<Result<Box<[_]>, _>>()?;
         let index =
@@ -119,34 +156,33 @@ impl<C> RouteTable<C> {
     pub fn routes(&self) -> &[Route<C>] {
         &self.routes
     }
-
-    fn splits(&self) -> FxHashMap<&str, &Split<C>> {
-        let mut splits = FxHashMap::default();
-        for route in &self.routes {
-            if let Action::Forward(split) = &route.action {
-                splits.insert(&*route.name, split);
-            }
-        }
-        splits
-    }
 }
 
 impl<C> Route<C> {
-    fn new(spec: RouteSpec<C>, previous: Option<&Split<C>>) -> Result<Self, RouteError> {
+    fn new(mut spec: RouteSpec<C>, before: Option<&Self>) -> Result<Self, RouteError> {
+        if let (Some(policy), Some(before)) = (&mut spec.policy, before.and_then(Self::policy)) {
+            policy.go_on(before);
+        }
+        let previous = match before.map(Self::action) {
+            Some(Action::Forward(split)) => Some(split),
+            _ => None,
+        };
         let matcher = Matcher::new(spec.matches).map_err(|reason| RouteError { route: spec.name.clone(), reason })?;
         let action = match spec.action {
             ActionSpec::Respond(status) => Action::Respond(status),
+            ActionSpec::Redirect(redirect) => Action::Redirect(Box::new(redirect)),
             ActionSpec::Forward(targets) => {
                 Split::new(targets, previous).map_or(Action::Respond(NO_BACKEND), Action::Forward)
             }
         };
         Ok(Self {
-            name: spec.name,
-            object: spec.object,
+            name: spec.name.into(),
+            object: spec.object.unwrap_or_default().into(),
             matcher,
             action,
             request_edits: spec.request_edits,
             response_edits: spec.response_edits,
+            policy: spec.policy.map(Box::new),
         })
     }
 }

@@ -32,6 +32,7 @@ fn route(name: &str, matches: MatchSpec) -> RouteSpec<()> {
         action: ActionSpec::Respond(204),
         request_edits: Edits::new(),
         response_edits: Edits::new(),
+        policy: None,
     }
 }
 
@@ -214,6 +215,87 @@ fn what_cannot_be_compiled_is_named() {
     assert!(RouteTable::new(vec![route("r", header(&deep))], None).is_err(), "nested too deep");
 }
 
+fn rewritten(spec: PathSpec, rewrite: PathRewrite, target: &str) -> String {
+    let spec =
+        RouteSpec { policy: Some(Policy { path: Some(rewrite), ..Policy::default() }), ..route("r", path(spec)) };
+    let table = RouteTable::new(vec![spec], None).expect("it compiles");
+    let head = get(target);
+    let new = table.find(&head).expect("it matches").path_and_query(&head);
+    new.map_or_else(|bad| bad.to_string(), |new| String::from_utf8(new.expect("another path")).unwrap())
+}
+
+#[test]
+fn paths_are_rewritten() {
+    let with = |text: &str| PathRewrite::Matched(text.as_bytes().into());
+    let pattern = |regex: &str, with: &str| PathRewrite::Pattern(Substitution::new(regex, with).unwrap());
+    for (spec, rewrite, target, wanted) in [
+        (prefix("/a"), with("/b"), "/a/c?x=1", "/b/c?x=1"),
+        (prefix("/a"), with("/b"), "/a", "/b"),
+        (prefix("/a"), with("/"), "/a/c", "/c"),
+        (prefix("/a"), with("/"), "/a", "/"),
+        (prefix("/a"), with(""), "/a", "/"),
+        (prefix("/a"), with(""), "/a/c", "/c"),
+        (PathSpec::Any, with("/b/"), "/c", "/b/c"),
+        (exact("/a/c"), with("/b"), "/a/c?x", "/b?x"),
+        (regex("/a.*"), with("/b"), "/abc", "/b"),
+        (PathSpec::Any, pattern("^/.*$", "/whole"), "/a/b?c=/d", "/whole?c=/d"),
+        (PathSpec::Any, pattern("^/([^/]+)/([^/]+)", "/\\2/\\1"), "/a/b/c", "/b/a/c"),
+        (PathSpec::Any, pattern("o", "0"), "/foo/o", "/f00/0"),
+        (PathSpec::Any, pattern("/(x)?", "/\\1\\\\"), "/a", "/a"),
+        (PathSpec::Any, pattern("^/ab", "/../"), "/abc", "/c"),
+        (
+            PathSpec::Any,
+            pattern("b", "%00"),
+            "/b",
+            "the path that it becomes is not valid: the path has an encoded NUL",
+        ),
+        (
+            PathSpec::Any,
+            pattern("^/", ""),
+            "/b",
+            "the path that it becomes is not valid: the path does not begin with a slash",
+        ),
+    ] {
+        assert_eq!(rewritten(spec.clone(), rewrite.clone(), target), wanted, "{spec:?} {rewrite:?} {target}");
+    }
+    let growing = PathRewrite::Pattern(Substitution::new(".", &"x".repeat(4000)).unwrap());
+    assert!(rewritten(PathSpec::Any, growing, &format!("/{}", "a".repeat(8000))).contains("too long"));
+    for (regex, with) in [("(a", ""), ("a", "\\1"), ("(a)", "\\2"), ("a", "\\x"), ("a", "\\")] {
+        assert!(Substitution::new(regex, with).is_err(), "{regex} {with}");
+    }
+}
+
+#[test]
+fn redirects_name_another_place() {
+    let base =
+        || Redirect { status: 302, scheme: None, host: None, port: None, path: RedirectPath::Same, strip_query: false };
+    let location = |redirect: Redirect, spec: PathSpec, target: &str, host: &str| {
+        let spec = RouteSpec { action: ActionSpec::Redirect(redirect), ..route("r", path(spec)) };
+        let table = RouteTable::new(vec![spec], None).expect("it compiles");
+        let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let head = RequestDecoder::new().decode(&mut BytesMut::from(text.as_bytes()), &Limits::default());
+        let head = head.unwrap().unwrap();
+        let route = table.find(&head).expect("it matches");
+        let Action::Redirect(redirect) = route.action() else { panic!("a redirect") };
+        String::from_utf8(redirect.location(route, &head).unwrap()).unwrap()
+    };
+    let any = || PathSpec::Any;
+    assert_eq!(location(base(), any(), "/a?b", "h:8080"), "http://h:8080/a?b");
+    let https = || Redirect { scheme: Some("https".into()), ..base() };
+    assert_eq!(location(https(), any(), "/a", "h:80"), "https://h/a");
+    assert_eq!(location(https(), any(), "/a", "h:8080"), "https://h:8080/a");
+    assert_eq!(location(Redirect { port: Some(443), ..https() }, any(), "/", "[fd00::1]:80"), "https://[fd00::1]/");
+    assert_eq!(location(Redirect { port: Some(80), ..https() }, any(), "/", "h"), "https://h:80/");
+    assert_eq!(location(Redirect { port: Some(80), ..base() }, any(), "/", "h:8080"), "http://h/");
+    assert_eq!(location(Redirect { host: Some("other".into()), ..base() }, any(), "/a", "h:80"), "http://other/a");
+    let whole = |path: &str| Redirect { path: RedirectPath::Whole(path.into()), ..base() };
+    assert_eq!(location(whole("/x"), any(), "/a?b", "h"), "http://h/x?b");
+    assert_eq!(location(whole("/x?y"), any(), "/a?b", "h"), "http://h/x?y");
+    assert_eq!(location(Redirect { strip_query: true, ..whole("/x") }, any(), "/a?b", "h"), "http://h/x");
+    let changed = Redirect { path: RedirectPath::Changed(PathRewrite::Matched(b"/new"[..].into())), ..base() };
+    assert_eq!(location(changed, prefix("/old"), "/old/a?b", "h"), "http://h/new/a?b");
+}
+
 /// Patterns that take exponential time where an engine goes back.
 #[test]
 fn regular_expressions_take_linear_time() {
@@ -291,6 +373,7 @@ fn splitting(weights: &[u32], previous: Option<&RouteTable<usize>>) -> RouteTabl
         action: ActionSpec::Forward(targets.collect()),
         request_edits: Edits::new(),
         response_edits: Edits::new(),
+        policy: None,
     };
     RouteTable::new(vec![spec], previous).expect("it compiles")
 }

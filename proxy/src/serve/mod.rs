@@ -7,6 +7,7 @@
 //! One task carries one connection of a caller from beginning to end; it picks the endpoint, takes an upstream connection of its
 //! worker's pool and reads the answer itself.
 
+mod checks;
 mod exchange;
 mod inbound;
 mod opaque;

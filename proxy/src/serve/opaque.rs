@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use weir_mesh::Identity;
 
 use super::{
@@ -16,27 +19,77 @@ use super::{
     refuse::{refuse, reset, tell_refused},
 };
 use crate::{
-    config::Entry,
+    config::{Entry, Streams},
+    detect::{HelloState, client_hello},
     net::{Conn, Io, connect},
     policy::{Admission, until_refused},
     tcp::{End, Moved, relay},
     telemetry::{AccessEntry, Direction, Peer, ResponseFlags, SecurityPolicy, Service, TcpLabels, TcpSeries},
     tls::Alpn,
-    upstream::{Cluster, Endpoint, Unreachable, pick},
+    upstream::{Ask, Cluster, Endpoint, Unreachable},
 };
 
 /// How many endpoints are tried: nothing was sent to those that refused.
 const ATTEMPTS: usize = 3;
+/// How long a client may take for its ClientHello, where the server's name decides.
+const CLIENT_HELLO: Duration = Duration::from_secs(5);
+/// Without a byte from the client for this long there will be no name.
+const SILENCE: Duration = Duration::from_millis(100);
 /// How long an address outside the mesh may take to accept.
 const OUTSIDE_CONNECT: Duration = Duration::from_secs(10);
 
+/// Carries a stream to where its server's name or the shares of its destination lead.
+pub(super) async fn to_one_of(worker: &Worker, mut caller: Conn, peer: SocketAddr, entry: &Entry, streams: &Streams) {
+    let name = if streams.ask_for_name() { server_name(&mut caller, streams.take_all()).await } else { None };
+    let name = name.as_deref();
+    let refused = |caller: &Conn, flags, reason, detail: &str| {
+        let service = Service::passthrough();
+        labels(worker, Direction::Outbound, &Peer::unknown(), &service, flags, SecurityPolicy::Unknown).closed();
+        refuse(worker, Direction::Outbound, &caller.io, peer, entry.address, reason, detail);
+    };
+    let Some(target) = streams.pick(name) else {
+        let detail = match name {
+            Some(name) => format!("no rule of this port is for the server name {name:?}"),
+            None => "the rules of this port are for server names, and the client has sent none".to_owned(),
+        };
+        return refused(&caller, ResponseFlags::NR, "no_route", &detail);
+    };
+    match target.cluster() {
+        Some(cluster) => to_cluster(worker, caller, peer, entry, cluster, name).await,
+        None => {
+            let detail = "this share's backend is not there: the status of the rules of this port names it";
+            refused(&caller, ResponseFlags::UH, "bad_backend", detail);
+        }
+    }
+}
+
+/// The server's name in a ClientHello; none where there is none. Where streams without one go somewhere too, a silent client is not
+/// waited for: the server may speak first.
+async fn server_name(caller: &mut Conn, silent_ones_pass: bool) -> Option<String> {
+    let deadline = Instant::now() + CLIENT_HELLO;
+    loop {
+        match client_hello(&caller.read) {
+            HelloState::Complete(hello, _) => return hello.server_name,
+            HelloState::Invalid => return None,
+            HelloState::Incomplete => {}
+        }
+        let silence = silent_ones_pass && caller.read.is_empty();
+        let patience = if silence { Instant::now() + SILENCE } else { deadline };
+        match timeout_at(patience, caller.fill()).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) | Err(_) => return None,
+        }
+    }
+}
+
 /// Carries a stream to an endpoint of a cluster.
-pub(super) async fn to_cluster(
+async fn to_cluster(
     worker: &Worker,
     mut caller: Conn,
     peer: SocketAddr,
     entry: &Entry,
     cluster: &Arc<Cluster>,
+    server_name: Option<&str>,
 ) {
     let info = cluster.info().clone();
     let service = info.service.clone().unwrap_or_else(Service::passthrough);
@@ -52,7 +105,8 @@ pub(super) async fn to_cluster(
     let mut last: Option<Unreachable> = None;
     while tried.len() < ATTEMPTS {
         let now = Instant::now();
-        let Some(endpoint) = pick(&endpoints, &tried, now).filter(|e| !tried.contains(&e.address)) else { break };
+        let ask = Ask { tried: &tried, hash: None, now };
+        let Some(endpoint) = endpoints.pick(&ask).filter(|e| !tried.contains(&e.address)) else { break };
         if !tried.is_empty() {
             worker.shared.registry.proxy.retries.inc(["connect"]);
         }
@@ -69,6 +123,7 @@ pub(super) async fn to_cluster(
                     cluster: Some(&cluster.name),
                     identity: endpoint.mesh.as_ref(),
                     admission: None,
+                    server_name,
                 };
                 carry(worker, &series, &facts, &mut caller, &mut called).await;
                 return;
@@ -110,6 +165,7 @@ pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, peer: SocketA
                 cluster: Some("PassthroughCluster"),
                 identity: None,
                 admission: None,
+                server_name: None,
             };
             carry(worker, &series, &facts, &mut caller, &mut called).await;
         }
@@ -142,6 +198,7 @@ pub(super) async fn to_app(
         cluster: None,
         identity: caller.identity(),
         admission: Some(&caller.admission),
+        server_name: None,
     };
     carry(worker, &series, &facts, conn, &mut called).await;
 }
@@ -174,6 +231,8 @@ struct Facts<'a> {
     identity: Option<&'a Identity>,
     /// Ends the stream when the access rules refuse it.
     admission: Option<&'a Admission>,
+    /// What the caller's ClientHello asks for, where it was looked at.
+    server_name: Option<&'a str>,
 }
 
 async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &mut Conn, called: &mut Conn) {
@@ -240,7 +299,7 @@ fn log(worker: &Worker, facts: &Facts<'_>, flags: ResponseFlags, why: Option<&st
         upstream_local_address: None,
         downstream_local_address: Some(facts.called),
         downstream_remote_address: Some(facts.peer),
-        requested_server_name: None,
+        requested_server_name: facts.server_name.map(str::as_bytes),
         upstream_transport_failure_reason: None,
         route_name: None,
         route_object: None,

@@ -58,7 +58,7 @@ async fn known_destination(
     entry: Arc<Entry>,
     outbound: Arc<Outbound>,
 ) {
-    let forced = worker.shared.settings.opaque_ports.contains(&entry.address.port()) && outbound.cluster.is_some();
+    let forced = worker.shared.settings.opaque_ports.contains(&entry.address.port()) && outbound.streams.is_some();
     let protocol = if forced { Protocol::Opaque } else { outbound.protocol };
     let http = match protocol {
         Protocol::Http => {
@@ -76,8 +76,8 @@ async fn known_destination(
     };
     if http {
         exchange::serve(worker, conn, peer, Side::Outbound { entry }).await;
-    } else if let Some(cluster) = &outbound.cluster {
-        Box::pin(opaque::to_cluster(&worker, conn, peer, &entry, cluster)).await;
+    } else if let Some(streams) = &outbound.streams {
+        Box::pin(opaque::to_one_of(&worker, conn, peer, &entry, streams)).await;
     }
 }
 

@@ -1,6 +1,13 @@
 //! A worker: one thread, its own sockets, pool and timers; nothing on the way of a request is shared but atomics.
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpStream,
@@ -9,7 +16,7 @@ use tokio::{
 };
 use weir_mesh::ports;
 
-use super::{inbound, outbound, refuse::reset};
+use super::{checks, inbound, outbound, refuse::reset};
 use crate::{
     capture::{Listeners, accept_loop, original_dst},
     config::Store,
@@ -51,6 +58,10 @@ pub struct Shared {
 pub struct Worker {
     /// Number, from 0.
     pub id: usize,
+    /// Itself, for tasks that outlive who starts them.
+    pub me: Weak<Self>,
+    /// Copies of requests that are under way.
+    pub copies: Cell<usize>,
     /// What all workers share.
     pub shared: Shared,
     /// Idle upstream connections of HTTP/1.1.
@@ -78,8 +89,10 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let listeners = Listeners::bind()?;
-        let worker = Rc::new(Worker {
+        let worker = Rc::new_cyclic(|me| Worker {
             id,
+            me: me.clone(),
+            copies: Cell::new(0),
             pool: Pool::default(),
             shared_pool: SharedPool::default(),
             connector: Connector { tls: shared.tls.clone() },
@@ -95,6 +108,9 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
                 judge.admissions.judge_again(judge.shared.store.inbound().as_deref());
             }
         });
+        if id == 0 {
+            tokio::task::spawn_local(checks::run(worker.clone()));
+        }
         for (direction, listener) in listeners.0 {
             let worker = worker.clone();
             let drain = worker.shared.drain.clone();

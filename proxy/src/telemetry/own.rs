@@ -115,19 +115,26 @@ impl<const N: usize> GaugeVec<N> {
     }
 }
 
-/// Refused connections and requests by the access rule that refused them. Names come from users' objects, so that there is a bound.
-#[derive(Debug, Default)]
-pub struct AccessCounters(RwLock<BTreeMap<[String; 3], u64>>);
+/// What rules of users' objects did, by object and rule. Their names come from outside, so that there is a bound.
+#[derive(Debug)]
+pub struct RuleCounters {
+    names: [&'static str; 3],
+    counters: RwLock<BTreeMap<[String; 3], u64>>,
+}
 
 /// Most objects and rules that are counted apart; a pod has a handful.
-const MAX_ACCESS_RULES: usize = 256;
+const MAX_RULES: usize = 256;
 
-impl AccessCounters {
-    /// Adds one for an object (`KIND NAMESPACE/NAME`), its rule and the reason.
+impl RuleCounters {
+    fn new(names: [&'static str; 3]) -> Self {
+        Self { names, counters: RwLock::default() }
+    }
+
+    /// Adds one for an object, its rule and the reason.
     pub fn inc(&self, object: String, rule: &str, reason: &str) {
-        let mut counters = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut counters = self.counters.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut key = [object, rule.to_owned(), reason.to_owned()];
-        if counters.len() >= MAX_ACCESS_RULES && !counters.contains_key(&key) {
+        if counters.len() >= MAX_RULES && !counters.contains_key(&key) {
             key = [super::labels::OTHER.to_owned(), String::new(), reason.to_owned()];
         }
         let counter = counters.entry(key).or_default();
@@ -135,12 +142,12 @@ impl AccessCounters {
     }
 
     fn each(&self, mut visit: impl FnMut(&str, u64)) {
-        let counters = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for ([object, rule, reason], count) in counters.iter() {
+        let counters = self.counters.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (values, count) in counters.iter() {
             let mut labels = String::new();
-            label(&mut labels, "policy", object);
-            label(&mut labels, "rule", rule);
-            label(&mut labels, "reason", reason);
+            for (name, value) in self.names.iter().zip(values) {
+                label(&mut labels, name, value);
+            }
             labels.pop();
             visit(&labels, *count);
         }
@@ -169,6 +176,7 @@ macro_rules! own_metrics {
     };
     (@new CounterVec [$($label:literal),*]) => { CounterVec::new([$($label),*]) };
     (@new GaugeVec [$($label:literal),*]) => { GaugeVec::new([$($label),*]) };
+    (@new RuleCounters [$($label:literal),*]) => { RuleCounters::new([$($label),*]) };
     (@new $kind:ident) => { $kind::default() };
     (@encode Counter, $text:ident, $value:expr, $name:literal, $help:literal) => {{
         head($text, $name, "counter", $help);
@@ -182,7 +190,7 @@ macro_rules! own_metrics {
         head($text, $name, "counter", $help);
         $value.each(|labels, counter| line($text, $name, labels, counter.get()));
     }};
-    (@encode AccessCounters, $text:ident, $value:expr, $name:literal, $help:literal) => {{
+    (@encode RuleCounters, $text:ident, $value:expr, $name:literal, $help:literal) => {{
         head($text, $name, "counter", $help);
         $value.each(|labels, count| line($text, $name, labels, count));
     }};
@@ -197,10 +205,18 @@ own_metrics! {
         "Connections by the protocol found and what decided it.";
     refused: CounterVec<2>, "weir_connections_refused_total" ["direction", "reason"],
         "Connections that the proxy refused.";
-    access_refused: AccessCounters, "weir_access_refused_total",
+    access_refused: RuleCounters, "weir_access_refused_total" ["policy", "rule", "reason"],
         "Connections and requests that an access rule refused.";
     retries: CounterVec<1>, "weir_retries_total" ["reason"],
         "Requests tried again on another endpoint.";
+    rule_answers: RuleCounters, "weir_rule_answers_total" ["object", "route", "response_flags"],
+        "Requests that the proxy answered or cut itself, by the route that they took.";
+    ejections: CounterVec<1>, "weir_ejections_total" ["reason"],
+        "Endpoints that were left out for what they answered.";
+    health_checks: CounterVec<1>, "weir_health_checks_total" ["result"],
+        "Checks of endpoints.";
+    mirrored: CounterVec<1>, "weir_mirrored_requests_total" ["result"],
+        "Copies of requests, sent or left out.";
     downstream_connections: GaugeVec<1>, "weir_downstream_connections" ["direction"],
         "Open connections that the proxy accepted.";
     upstream_connections: GaugeVec<2>, "weir_upstream_connections" ["direction", "state"],

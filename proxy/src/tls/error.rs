@@ -62,6 +62,9 @@ pub enum PeerError {
     /// May sign certificates or revocation lists.
     #[error("the certificate's key usage allows to sign certificates or revocation lists")]
     MaySign,
+    /// One of the authorities behind it may not sign certificates.
+    #[error("the key usage of one of the certificates that came with it does not allow to sign certificates")]
+    IssuerMayNotSign,
     /// May not sign handshakes.
     #[error("the certificate's key usage does not allow digital signatures")]
     MayNotAuthenticate,

@@ -65,6 +65,20 @@ pub(super) fn check(leaf: &CertificateDer<'_>, side: Side) -> Result<Identity, P
     uri_identity(&certificate)
 }
 
+/// Checks a certificate that a peer brings along to prove its own: one that says what its key is for must say that it signs
+/// certificates (RFC 5280, 4.2.1.3). webpki goes by the basic constraints alone. It does not tell which of them it used either, so all
+/// of them are looked at.
+pub(super) fn check_issuer(issuer: &CertificateDer<'_>) -> Result<(), PeerError> {
+    for extension in parse(issuer)?.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::ParseError { .. } => return Err(PeerError::Malformed("an extension does not parse")),
+            ParsedExtension::KeyUsage(usage) if !usage.key_cert_sign() => return Err(PeerError::IssuerMayNotSign),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The identity in a leaf that was checked before.
 pub(crate) fn svid_identity(leaf: &CertificateDer<'_>) -> Result<Identity, PeerError> {
     uri_identity(&parse(leaf)?)

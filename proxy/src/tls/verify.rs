@@ -66,6 +66,7 @@ impl Anchors {
             }
         }
         let identity = svid::check(leaf, side)?;
+        intermediates.iter().try_for_each(svid::check_issuer)?;
         if self.domains.iter().any(|domain| domain.as_str() == identity.trust_domain()) {
             Ok(identity)
         } else {

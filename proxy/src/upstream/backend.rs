@@ -1,6 +1,9 @@
 //! A route's way to a cluster, with the series that its requests are counted in.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use super::Cluster;
 use crate::telemetry::{Direction, Registry, RouteLabels, RouteSeries, Service};
@@ -12,15 +15,20 @@ pub struct Backend {
     pub cluster: Option<Arc<Cluster>>,
     /// Name of the route.
     pub route: Arc<str>,
-    /// Object that the route comes from.
-    pub object: Arc<str>,
     series: OnceLock<Arc<RouteSeries>>,
 }
 
 impl Backend {
     /// A backend of this route.
-    pub fn new(cluster: Option<Arc<Cluster>>, route: Arc<str>, object: Arc<str>) -> Self {
-        Self { cluster, route, object, series: OnceLock::new() }
+    pub fn new(cluster: Option<Arc<Cluster>>, route: Arc<str>) -> Self {
+        Self { cluster, route, series: OnceLock::new() }
+    }
+
+    /// True where the cluster has an endpoint with this address.
+    pub fn has(&self, address: SocketAddr) -> bool {
+        let endpoints = self.cluster.as_ref().map(|cluster| cluster.endpoints());
+        let set = endpoints.as_ref().and_then(|endpoints| endpoints.as_ref());
+        set.is_some_and(|set| set.endpoints.iter().any(|endpoint| endpoint.address == address))
     }
 
     /// The series of this route and Service; looked up once for each table.

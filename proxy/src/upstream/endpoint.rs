@@ -14,6 +14,7 @@ use std::{
 use tokio::time::Instant;
 use weir_mesh::Identity;
 
+use super::Standing;
 use crate::telemetry::{Peer, PeerFields};
 
 /// First pause after a refused connection.
@@ -47,10 +48,33 @@ pub struct Endpoint {
     pub mesh: Option<Identity>,
     /// Load-balancing weight, at least 1.
     pub weight: u32,
+    /// Others with a higher number are called when too few of these are well.
+    pub priority: u32,
+    /// Where it is.
+    pub locality: Arc<Locality>,
+    /// False where the configuration says that it is not well.
+    pub healthy: bool,
     /// Who it is.
     pub workload: Workload,
     /// What was learned of it.
     pub state: Arc<EndpointState>,
+    /// What its cluster thinks of it.
+    pub standing: Arc<Standing>,
+}
+
+/// A place where endpoints are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locality {
+    /// Region, zone and sub-zone.
+    pub name: Box<str>,
+    /// Its part of the requests, where places have one.
+    pub weight: u32,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self { name: "".into(), weight: 1 }
+    }
 }
 
 /// What was learned of an endpoint, by all workers.
@@ -118,6 +142,11 @@ impl EndpointState {
         self.avoid_until.store(self.millis(now + pause), Relaxed);
     }
 
+    /// The endpoint asks to be left alone: others are preferred for so long.
+    pub fn leave_alone(&self, now: Instant, pause: Duration) {
+        self.avoid_until.fetch_max(self.millis(now + pause), Relaxed);
+    }
+
     /// True while others are preferred.
     pub fn is_avoided(&self, now: Instant) -> bool {
         match self.avoid_until.load(Relaxed) {
@@ -146,6 +175,8 @@ impl Drop for InFlight {
 pub struct Registry {
     /// Keyed by address and identity, so that another pod on a reused address starts anew.
     states: Known<(SocketAddr, Option<Identity>), EndpointState>,
+    /// By cluster besides.
+    standings: Known<(Box<str>, SocketAddr, Option<Identity>), Standing>,
     /// Label sets are made once for each workload: metrics know them by their id.
     peers: Known<PeerFields, Peer>,
 }
@@ -156,6 +187,11 @@ impl Registry {
     /// The state of this endpoint, made where nobody holds one.
     pub fn state(&self, address: SocketAddr, identity: Option<&Identity>) -> Arc<EndpointState> {
         find(&self.states, (address, identity.cloned()), |_| Arc::default())
+    }
+
+    /// What a cluster thinks of this endpoint, made where nobody holds it.
+    pub fn standing(&self, cluster: &str, address: SocketAddr, identity: Option<&Identity>) -> Arc<Standing> {
+        find(&self.standings, (cluster.into(), address, identity.cloned()), |_| Arc::default())
     }
 
     /// The labels of this workload, made where nobody holds them.

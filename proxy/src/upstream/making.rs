@@ -18,8 +18,11 @@ pub(super) struct Making<K> {
     at_once: usize,
 }
 
+#[derive(Default)]
 struct Under {
     count: usize,
+    /// Who waits although nobody makes any.
+    waiting: usize,
     freed: Rc<Notify>,
 }
 
@@ -46,7 +49,7 @@ impl<K: Copy + Eq + Hash> Making<K> {
     /// Room for another connection, where there is some.
     pub(super) fn enter(&self, key: K) -> Option<Room<'_, K>> {
         let mut all = self.all.borrow_mut();
-        let under = all.entry(key).or_insert_with(|| Under { count: 0, freed: Rc::default() });
+        let under = all.entry(key).or_default();
         if under.count >= self.at_once {
             return None;
         }
@@ -62,10 +65,43 @@ impl<K: Copy + Eq + Hash> Making<K> {
         }
     }
 
+    /// Ready when there may be a connection, also where nobody is making any.
+    pub(super) async fn given(&self, key: K) {
+        let freed = {
+            let mut all = self.all.borrow_mut();
+            let under = all.entry(key).or_default();
+            under.waiting += 1;
+            under.freed.clone()
+        };
+        let _waits = Waits { making: self, key };
+        freed.notified().await;
+    }
+
+    /// True where somebody waits although nobody makes any.
+    pub(super) fn is_awaited(&self, key: K) -> bool {
+        self.all.borrow().get(&key).is_some_and(|under| under.waiting > 0)
+    }
+
     /// A connection is free: one who waits may have it.
     pub(super) fn tell_one(&self, key: K) {
         if let Some(under) = self.all.borrow().get(&key) {
             under.freed.notify_one();
+        }
+    }
+}
+
+struct Waits<'a, K: Copy + Eq + Hash> {
+    making: &'a Making<K>,
+    key: K,
+}
+
+impl<K: Copy + Eq + Hash> Drop for Waits<'_, K> {
+    fn drop(&mut self) {
+        let mut all = self.making.all.borrow_mut();
+        let Some(under) = all.get_mut(&self.key) else { return };
+        under.waiting = under.waiting.saturating_sub(1);
+        if under.count == 0 && under.waiting == 0 {
+            all.remove(&self.key);
         }
     }
 }
@@ -79,7 +115,9 @@ impl<K: Copy + Eq + Hash> Drop for Room<'_, K> {
         if under.count == 0 {
             // Nobody is left who would tell the others.
             under.freed.notify_waiters();
-            all.remove(&self.key);
+            if under.waiting == 0 {
+                all.remove(&self.key);
+            }
         }
     }
 }
@@ -117,6 +155,22 @@ mod tests {
         timeout(Duration::from_secs(10), local).await.unwrap();
         assert_eq!((done.get(), most.get()), (500, AT_ONCE));
         assert!(making.all.borrow().is_empty(), "nothing is kept of it");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_given_one_leaves_nothing_behind() {
+        let making = Making::<u8>::default();
+        assert!(timeout(Duration::from_millis(20), making.given(1)).await.is_err());
+        assert!(making.all.borrow().is_empty());
+        let (waited, ()) = tokio::join!(timeout(Duration::from_secs(5), making.given(1)), async {
+            while !making.is_awaited(1) {
+                tokio::task::yield_now().await;
+            }
+            drop(making.enter(1));
+            making.tell_one(1);
+        });
+        waited.unwrap();
+        assert!(making.all.borrow().is_empty());
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    Endpoint, EndpointState,
+    Breaker, Endpoint, EndpointState, Keeping,
     making::{Making, Room},
 };
 use crate::{
@@ -127,6 +127,8 @@ struct List {
 struct Idle {
     conn: Conn,
     since: Instant,
+    /// No longer idle than this.
+    limit: Duration,
 }
 
 /// A connection that is ready for a request.
@@ -165,42 +167,79 @@ impl Pool {
         self.making.freed(Key::of(to)).await;
     }
 
+    /// Ready when there may be an idle connection to an endpoint, whether anybody is making one or not.
+    pub async fn given(&self, to: &Endpoint) {
+        self.making.given(Key::of(to)).await;
+    }
+
+    /// True where somebody waits by [`Self::given`].
+    pub fn is_awaited(&self, to: &Endpoint) -> bool {
+        self.making.is_awaited(Key::of(to))
+    }
+
+    /// Closes the oldest idle connection of a cluster, so that another can be made; false where there is none.
+    pub fn spare(&self, of: &Breaker) -> bool {
+        let mut lists = self.lists.borrow_mut();
+        let owned = |entry: &Idle| entry.conn.slot.as_ref().is_some_and(|slot| of.owns(slot));
+        let found = lists.iter().flat_map(|(key, list)| {
+            let entries = list.idle.iter().enumerate().filter(|(_, entry)| owned(entry));
+            entries.map(move |(at, entry)| (entry.since, *key, at))
+        });
+        let Some((_, key, at)) = found.min_by_key(|(since, ..)| *since) else { return false };
+        lists.get_mut(&key).is_some_and(|list| list.idle.remove(at).is_some())
+    }
+
     fn take_key(&self, key: Key, now: Instant) -> Option<Connected> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&key)?;
         while let Some(mut entry) = list.idle.pop_back() {
-            if entry.is_usable(key, now) {
+            if entry.is_usable(now) {
                 return Some(Connected { conn: entry.conn, reused: true });
             }
         }
         None
     }
 
-    /// Keeps a connection for the next request to this endpoint.
-    pub fn give(&self, to: &Endpoint, conn: Conn, now: Instant) {
-        self.give_key(Key::of(to), Some(&to.state), conn, now);
+    /// Keeps a connection for the next request to this endpoint, as long as its cluster wants.
+    pub fn give(&self, to: &Endpoint, mut conn: Conn, keeping: Keeping, now: Instant) {
+        conn.carried = conn.carried.saturating_add(1);
+        if keeping.requests.is_some_and(|most| conn.carried >= most) {
+            drop(conn);
+            self.making.tell_one(Key::of(to));
+            return;
+        }
+        self.give_key(Key::of(to), Some(&to.state), conn, keeping.idle, now);
     }
 
     /// The same for the pod's own application.
     pub fn give_app(&self, address: SocketAddr, conn: Conn, now: Instant) {
-        self.give_key(Key::App(address), None, conn, now);
+        self.give_key(Key::App(address), None, conn, None, now);
     }
 
-    fn give_key(&self, key: Key, state: Option<&Arc<EndpointState>>, mut conn: Conn, now: Instant) {
+    fn give_key(
+        &self,
+        key: Key,
+        state: Option<&Arc<EndpointState>>,
+        mut conn: Conn,
+        limit: Option<Duration>,
+        now: Instant,
+    ) {
         conn.release();
+        let longest = key.idle_limit();
         let mut lists = self.lists.borrow_mut();
         let list = lists.entry(key).or_insert_with(|| List { idle: VecDeque::new(), _state: state.cloned() });
         if list.idle.len() >= IDLE_PER_ENDPOINT {
             list.idle.pop_front();
         }
-        list.idle.push_back(Idle { conn, since: now });
+        let limit = limit.map_or(longest, |limit| limit.min(longest));
+        list.idle.push_back(Idle { conn, since: now, limit });
         self.making.tell_one(key);
     }
 
     /// Closes what has been idle too long or was closed by the peer.
     pub fn sweep(&self, now: Instant) {
-        self.lists.borrow_mut().retain(|key, list| {
-            list.idle.retain_mut(|entry| entry.is_usable(*key, now));
+        self.lists.borrow_mut().retain(|_, list| {
+            list.idle.retain_mut(|entry| entry.is_usable(now));
             !list.idle.is_empty()
         });
     }
@@ -222,7 +261,7 @@ impl Pool {
 }
 
 impl Idle {
-    fn is_usable(&mut self, key: Key, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < key.idle_limit() && self.conn.is_quiet()
+    fn is_usable(&mut self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < self.limit && self.conn.is_quiet()
     }
 }

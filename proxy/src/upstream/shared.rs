@@ -2,31 +2,26 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{Future, poll_fn},
-    pin::pin,
+    future::poll_fn,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use h2::{
-    Ping, PingPong,
-    client::{Builder, Connection, SendRequest},
-};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::{
-    Endpoint, EndpointState,
+    Breaker, Endpoint, EndpointState, Keeping,
     making::{Making, Room},
     pool::Key,
 };
-use crate::net::{Conn, Deadline, Wire};
+use crate::{
+    http::h2::{Requests, STREAMS},
+    net::{Conn, Deadline, Frames, Slot},
+};
 
-/// Requests on one connection before the next is made, where the peer does not want fewer.
-const STREAMS: usize = 100;
 /// Connections to one endpoint; then requests queue.
 const CONNECTIONS: usize = 64;
 /// Idle time of a connection. A server that ends one sooner says so, and what it has not taken is sent again.
@@ -35,15 +30,6 @@ const IDLE: Duration = Duration::from_secs(50);
 const PING: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PONG: Duration = Duration::from_secs(10);
-/// Bytes of one stream that the peer may send ahead.
-pub const STREAM_WINDOW: u32 = 128 * 1024;
-/// The same for all streams of a connection together: room for each of them, so that one that nobody reads stops no other.
-pub const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
-/// Bytes of one stream that wait to be sent.
-pub const SEND_BUFFER: usize = 128 * 1024;
-/// Largest list of headers, decoded.
-pub const HEADER_LIST: u32 = 64 * 1024;
-
 /// HTTP/2 connections of one worker.
 pub struct SharedPool {
     lists: RefCell<FxHashMap<Key, List>>,
@@ -65,22 +51,26 @@ struct List {
 }
 
 struct Line {
-    send: SendRequest<Bytes>,
+    send: Requests,
     state: Rc<State>,
 }
 
 /// What a connection's requests and its own task know of it.
 struct State {
     streams: Cell<usize>,
-    gone: Cell<bool>,
     /// Since when there are no requests.
     idle: Cell<Instant>,
+    /// Requests that it has carried.
+    carried: Cell<u32>,
+    keeping: Keeping,
+    /// Its place among all of a cluster's connections, where these are limited.
+    slot: Option<Slot>,
 }
 
 /// The right to send one request.
 pub struct Lease {
     /// Where it is sent.
-    pub send: SendRequest<Bytes>,
+    pub send: Requests,
     /// The connection has carried requests before.
     pub reused: bool,
     state: Rc<State>,
@@ -95,28 +85,23 @@ impl Drop for Lease {
 
 impl Line {
     /// Begins HTTP/2 on a new connection. Where it `pings`, a silent peer is found out.
-    async fn begin(conn: Conn, pings: bool) -> Result<Self, h2::Error> {
-        let (send, connection) = Builder::new()
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST)
-            .max_send_buffer_size(SEND_BUFFER)
-            .initial_max_send_streams(STREAMS)
-            .handshake::<_, Bytes>(Wire::to_server(conn))
-            .await?;
-        let state = Rc::new(State { streams: Cell::new(0), gone: Cell::new(false), idle: Cell::new(Instant::now()) });
-        tokio::task::spawn_local(drive(connection, state.clone(), pings));
-        Ok(Self { send, state })
+    fn begin(mut conn: Conn, pings: bool, keeping: Keeping) -> Self {
+        let slot = conn.slot.take();
+        let (send, frames) = Frames::to_server(conn);
+        let (streams, idle, carried) = (Cell::new(0), Cell::new(Instant::now()), Cell::new(0));
+        let state = Rc::new(State { streams, idle, carried, keeping, slot });
+        tokio::task::spawn_local(drive(frames, state.clone(), pings));
+        Self { send, state }
     }
 
-    /// False where the connection has ended, or the peer has said that it takes no more.
-    fn is_alive(&mut self) -> bool {
-        !self.state.gone.get()
-            && !matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+    /// True while it may carry another request.
+    fn is_open(&self) -> bool {
+        let worn = self.state.keeping.requests.is_some_and(|most| self.state.carried.get() >= most);
+        self.send.is_open() && !worn
     }
 
     fn lease(&self, reused: bool) -> Lease {
+        self.state.carried.set(self.state.carried.get().saturating_add(1));
         self.state.streams.set(self.state.streams.get().saturating_add(1));
         Lease { send: self.send.clone(), reused, state: self.state.clone() }
     }
@@ -128,14 +113,32 @@ impl SharedPool {
     pub fn take(&self, key: Key) -> Option<Lease> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&key)?;
-        list.lines.retain_mut(Line::is_alive);
+        list.lines.retain(Line::is_open);
         // What a new connection takes is not known before its peer has said so: as many as the others.
-        let takes = |line: &Line| line.send.current_max_send_streams();
-        let most = list.lines.iter().map(takes).min().unwrap_or(STREAMS).min(STREAMS);
+        let most = list.lines.iter().map(|line| line.send.takes()).min().unwrap_or(STREAMS as usize);
         let free = list.lines.iter().find(|line| line.state.streams.get() < most);
         let full = || list.lines.iter().min_by_key(|line| line.state.streams.get());
         let line = free.or_else(|| full().filter(|_| list.lines.len() >= CONNECTIONS))?;
         Some(line.lease(true))
+    }
+
+    /// Where there may be no more connections: the one with the fewest requests, on which a request waits for its turn.
+    pub fn share(&self, key: Key) -> Option<Lease> {
+        let lists = self.lists.borrow();
+        let open = lists.get(&key)?.lines.iter().filter(|line| line.is_open());
+        Some(open.min_by_key(|line| line.state.streams.get())?.lease(true))
+    }
+
+    /// Lets go of a cluster's connection that nobody uses, so that another can be made once it has ended; false where there is none.
+    pub fn spare(&self, of: &Breaker) -> bool {
+        let unused =
+            |line: &Line| line.state.streams.get() == 0 && line.state.slot.as_ref().is_some_and(|slot| of.owns(slot));
+        let mut lists = self.lists.borrow_mut();
+        let found = lists.values_mut().find_map(|list| {
+            let at = list.lines.iter().position(unused)?;
+            Some(list.lines.remove(at))
+        });
+        found.is_some()
     }
 
     /// Room for making a connection; none while one is being made.
@@ -149,26 +152,24 @@ impl SharedPool {
     }
 
     /// Begins HTTP/2 on a new connection, which carries the first request at once.
-    ///
-    /// # Errors
-    /// What the connection says.
-    pub async fn begin(&self, key: Key, to: Option<&Endpoint>, conn: Conn) -> Result<Lease, h2::Error> {
-        let line = Line::begin(conn, to.is_some_and(|to| to.mesh.is_some())).await?;
+    pub fn begin(&self, key: Key, to: Option<&Endpoint>, conn: Conn, keeping: Keeping) -> Lease {
+        let line = Line::begin(conn, to.is_some_and(|to| to.mesh.is_some()), keeping);
         let lease = line.lease(false);
         let mut lists = self.lists.borrow_mut();
         let list =
             lists.entry(key).or_insert_with(|| List { lines: Vec::new(), _state: to.map(|to| to.state.clone()) });
         list.lines.push(line);
-        Ok(lease)
+        lease
     }
 
     /// Lets connections go that have ended or were idle too long.
     pub fn sweep(&self, now: Instant) {
         self.lists.borrow_mut().retain(|_, list| {
-            list.lines.retain_mut(|line| {
+            list.lines.retain(|line| {
+                let limit = line.state.keeping.idle.map_or(IDLE, |limit| limit.min(IDLE));
                 let idle =
-                    line.state.streams.get() == 0 && now.saturating_duration_since(line.state.idle.get()) >= IDLE;
-                !idle && line.is_alive()
+                    line.state.streams.get() == 0 && now.saturating_duration_since(line.state.idle.get()) >= limit;
+                !idle && line.is_open()
             });
             !list.lines.is_empty()
         });
@@ -186,31 +187,23 @@ impl SharedPool {
 }
 
 /// The right to send one request over a connection that nobody else uses, and that ends with it.
-///
-/// # Errors
-/// What the connection says.
-pub async fn alone(conn: Conn) -> Result<Lease, h2::Error> {
-    Ok(Line::begin(conn, false).await?.lease(false))
+pub fn alone(conn: Conn) -> Lease {
+    Line::begin(conn, false, Keeping::default()).lease(false)
 }
 
 /// Moves a connection's frames until it ends.
-async fn drive(mut connection: Connection<Wire, Bytes>, state: Rc<State>, pings: bool) {
-    let mut pinger = connection.ping_pong().filter(|_| pings);
-    let mut connection = pin!(connection);
+async fn drive(mut frames: Frames, state: Rc<State>, pings: bool) {
     let mut asks = Asks::default();
     let ended = poll_fn(|cx| {
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(ended) = frames.poll(cx) {
             return Poll::Ready(ended.map_err(|error| error.to_string()));
         }
-        if let Some(pinger) = &mut pinger
-            && asks.is_dead(cx, pinger, state.streams.get() > 0)
-        {
+        if pings && asks.is_dead(cx, &frames, state.streams.get() > 0) {
             return Poll::Ready(Err(format!("no answer to a ping in {} s", PONG.as_secs())));
         }
         Poll::Pending
     })
     .await;
-    state.gone.set(true);
     if let Err(error) = ended {
         tracing::debug!(error, "an HTTP/2 connection to an endpoint ended");
     }
@@ -224,9 +217,9 @@ struct Asks {
 }
 
 impl Asks {
-    fn is_dead(&mut self, cx: &mut Context<'_>, pinger: &mut PingPong, busy: bool) -> bool {
+    fn is_dead(&mut self, cx: &mut Context<'_>, frames: &Frames, busy: bool) -> bool {
         loop {
-            if self.asked && pinger.poll_pong(cx).is_ready() {
+            if self.asked && frames.session().has_answered() {
                 self.asked = false;
                 self.deadline.set(PING);
             }
@@ -239,7 +232,11 @@ impl Asks {
             if self.asked {
                 return true;
             }
-            self.asked = busy && pinger.send_ping(Ping::opaque()).is_ok();
+            self.asked = busy;
+            if busy {
+                frames.session().ping();
+                cx.waker().wake_by_ref(); // to write it
+            }
             self.deadline.set(if self.asked { PONG } else { PING });
         }
     }

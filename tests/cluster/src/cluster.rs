@@ -157,6 +157,16 @@ impl Cluster {
         self.start_again(program)
     }
 
+    /// Lets it stay when this process ends, until `weir-cluster down`.
+    ///
+    /// # Errors
+    /// When it can not be told.
+    pub fn stay(mut self) -> Result<()> {
+        launch::let_go(&mut self.guard, &self.layout)?;
+        std::mem::forget(self);
+        Ok(())
+    }
+
     /// Ends it, and says if something could not be removed.
     ///
     /// # Errors

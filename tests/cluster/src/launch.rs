@@ -22,14 +22,12 @@ pub(crate) struct Launched {
     pub(crate) guard: Child,
 }
 
-impl Launched {
-    /// Lets it stay when this process ends.
-    pub(crate) fn let_go(&mut self) -> Result<()> {
-        let mut stdin = self.guard.stdin.take().context("the guard has no input")?;
-        stdin.write_all(STAY.as_bytes())?;
-        fs::remove_file(self.layout.attached())?;
-        Ok(())
-    }
+/// Lets a cluster stay when this process ends.
+pub(crate) fn let_go(guard: &mut Child, layout: &Layout) -> Result<()> {
+    let mut stdin = guard.stdin.take().context("the guard has no input")?;
+    stdin.write_all(STAY.as_bytes())?;
+    fs::remove_file(layout.attached())?;
+    Ok(())
 }
 
 /// Starts a cluster and waits until it is ready. It ends with this process, whatever ends that, unless it is let go.

@@ -6,6 +6,7 @@
 //! ```text
 //! lanes           all suites, some at the same time           \
 //! suite, case     tests of a file on one cluster               |
+//! conformance     Gateway API's own suite on one cluster       |
 //! cluster         a running cluster in a test's hands          > in the test, or `weir-cluster up`
 //! launch          what is needed, the tools, the base images  /
 //!     └─starts─> guard ─> init ─> supervisor                     three processes, each inside the one before
@@ -19,6 +20,7 @@ pub mod address;
 pub mod case;
 pub mod cgroups;
 pub mod cluster;
+pub mod conformance;
 pub mod control;
 mod control_plane;
 mod diagnose;

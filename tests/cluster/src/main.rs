@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weir_cluster::{Layout, Options, guard, person, supervisor};
+use weir_cluster::{Layout, Options, conformance, guard, person, supervisor};
 
 #[derive(Debug, Parser)]
 #[command(about = "A real Kubernetes of several nodes on this machine")]
@@ -23,6 +23,21 @@ enum Command {
         /// IPv6 beside IPv4
         #[arg(long)]
         dual_stack: bool,
+    },
+    /// Gateway API's conformance suite for meshes, on a cluster with Weir
+    Conformance {
+        /// One test of the suite; nothing is recorded then
+        #[arg(long)]
+        only: Option<String>,
+        /// The cluster stays until `down`
+        #[arg(long)]
+        keep: bool,
+        /// For every line that the suite says
+        #[arg(long, default_value = "target/conformance/suite.log")]
+        log: PathBuf,
+        /// Folder for the record of a whole run
+        #[arg(long, default_value = "docs/conformance")]
+        record: PathBuf,
     },
     /// Ends the clusters that `up` started, and removes what killed ones left
     Down {
@@ -68,6 +83,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up { nodes, dual_stack } => person::up(&Options { nodes, dual_stack, ..Options::default() })?,
+        Command::Conformance { only, keep, log, record } => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let passed = runtime.block_on(conformance::run(&conformance::Wish { only, keep, log, record }))?;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Down { all } => person::down(all)?,
         Command::Guard(inner) => return guard::run(&Layout::at(&inner.layout), &inner.words()),
         Command::Init(inner) => return guard::init(&inner.words()),

@@ -143,15 +143,24 @@ pub fn strict(case: &Case<'_>) {
 /// # Errors
 /// When the module can not be had, or the API server does not take them.
 pub fn gateway_api(cluster: &Cluster) -> Result<()> {
+    let kinds = module(Path::new(GATEWAY_API), "sigs.k8s.io/gateway-api")?.join("config/crd/standard");
+    let kinds = kinds.to_str().context("a path that is no text")?;
+    cluster.kubectl(&["apply", "--server-side", "--filename", kinds])?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
+    Ok(())
+}
+
+/// The folder of a Go module's files, of the version that the go.mod in `folder` has.
+///
+/// # Errors
+/// When the module can not be had.
+pub(crate) fn module(folder: &Path, module: &str) -> Result<PathBuf> {
     let go = |arguments: &[&str]| -> Result<String> {
-        let output = Command::new("go").args(arguments).current_dir(GATEWAY_API).output().context("go")?;
+        let mut command = Command::new("go");
+        let output = command.args(arguments).current_dir(folder).env("GOWORK", "off").output().context("go")?;
         ensure!(output.status.success(), "go {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     };
-    const MODULE: &str = "sigs.k8s.io/gateway-api";
-    go(&["mod", "download", MODULE])?;
-    let kinds = format!("{}/config/crd/standard", go(&["list", "-m", "-f", "{{.Dir}}", MODULE])?);
-    cluster.kubectl(&["apply", "--server-side", "--filename", &kinds])?;
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
-    Ok(())
+    go(&["mod", "download", module])?;
+    Ok(go(&["list", "-m", "-f", "{{.Dir}}", module])?.into())
 }

@@ -10,7 +10,7 @@ use crate::{guard, images::APP, launch, layout::Layout, options::Options};
 /// When it does not start.
 pub fn up(options: &Options) -> Result<()> {
     let mut launched = launch::start(options)?;
-    launched.let_go()?;
+    launch::let_go(&mut launched.guard, &launched.layout)?;
     let layout = &launched.layout;
     let seconds = std::time::Duration::from_millis(launched.facts.took_ms).as_secs_f64();
     println!("cluster up in {seconds:.1} s: {} nodes; the image {APP} is on them", options.nodes);

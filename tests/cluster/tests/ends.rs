@@ -6,7 +6,7 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    process::Command,
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -94,6 +94,15 @@ async fn a_killed_guard_leaves_what_the_next_start_removes() {
 /// The process that is killed: this test's own program, run again.
 const VICTIM: &str = "WEIR_CLUSTER_VICTIM";
 
+struct Victim(Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_test_takes_its_cluster_with_it() {
     if let Some(file) = std::env::var_os(VICTIM) {
@@ -107,19 +116,17 @@ async fn a_killed_test_takes_its_cluster_with_it() {
         return;
     }
     let file = std::env::temp_dir().join(format!("weir-cluster-victim-{}", std::process::id()));
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_test_takes_its_cluster_with_it"])
-        .env(VICTIM, &file)
-        .spawn()
-        .unwrap();
-    let end = Instant::now() + Duration::from_secs(180);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_killed_test_takes_its_cluster_with_it"]).env(VICTIM, &file);
+    let mut victim = Victim(command.spawn().unwrap());
+    // The first cluster of a machine builds the programs of its images.
+    let end = Instant::now() + Duration::from_secs(900);
     while !file.exists() {
-        assert!(Instant::now() < end && victim.try_wait().unwrap().is_none(), "no cluster was started");
+        assert!(Instant::now() < end && victim.0.try_wait().unwrap().is_none(), "no cluster was started");
         std::thread::sleep(Duration::from_millis(50));
     }
     let layout = Layout::at(fs::read_to_string(&file).unwrap());
     fs::remove_file(&file).unwrap();
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    drop(victim);
     assert_gone(&layout);
 }

@@ -2,4 +2,5 @@
 
 pub mod gateway;
 pub mod kubernetes;
+pub mod policy;
 pub mod security;

@@ -4,8 +4,10 @@
 
 mod access;
 mod endpoint;
+mod grant;
 mod route;
 mod service;
+mod upstream;
 mod workload;
 
 pub use access::{
@@ -13,11 +15,17 @@ pub use access::{
     PEER_AUTHENTICATION_KIND, PeerAuthentication, Selection, Term, Test, TextMatch,
 };
 pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSet};
+pub use grant::Grant;
 pub use route::{
-    Backend, HeaderChange, HeaderOp, Matcher, NamedMatcher, PathMatcher, ROUTE_KIND, Route, RouteParent, RouteRule,
-    RouteSet, in_precedence,
+    Backend, Cors, HeaderChange, HeaderOp, Level, Matcher, Mirror, NamedMatcher, Origin, PathChange, PathMatcher,
+    Redirect, Retry, Route, RouteParent, RouteRule, RouteSet, Rules, Session, SessionBy, StreamRule, Target,
+    in_precedence,
 };
 pub use service::{Addressing, HttpVersion, Protocol, Service, ServicePort, TargetPort};
+pub use upstream::{
+    Abort, AbortWith, Balance, CheckBy, Delay, HashKey, HashTable, HealthCheck, Outliers, Places, PolicySet, Rate,
+    RequestPolicy, RequestRules, RequestsOf, RetryBudget, ServicePolicy, UpstreamRules, WarmUp,
+};
 pub use workload::{Workload, WorkloadPort};
 
 use std::{fmt, sync::Arc};

@@ -1,28 +1,16 @@
-//! Clusters and their endpoints.
+//! Endpoints, and the workloads behind them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use weir_mesh::Identity;
 use weir_xds::envoy::{
-    HTTP_OPTIONS, HTTP_OPTIONS_TYPE_URL,
-    cluster::Cluster,
-    core::{Metadata, address::Address, socket_address::PortSpecifier},
-    endpoint::{ClusterLoadAssignment, LbEndpoint, lb_endpoint::HostIdentifier},
-    protobuf::Any,
-    upstream_http::{
-        HttpProtocolOptions,
-        http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
-    },
+    core::{HealthStatus, Metadata, address::Address, socket_address::PortSpecifier},
+    endpoint::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
 };
 use weir_xds::prost::Message;
 
-use super::{DecodeError, ServiceSpec, metadata, service, text};
-use crate::{http::Version, telemetry::PeerFields};
-
-/// Where a cluster says nothing.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest time that a connection may take, whatever a cluster says.
-const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+use super::{DecodeError, metadata, strict::refuse, text};
+use crate::{telemetry::PeerFields, upstream::Locality};
 
 /// An endpoint by its parts.
 pub(crate) struct EndpointSpec {
@@ -32,6 +20,12 @@ pub(crate) struct EndpointSpec {
     pub mesh: bool,
     /// At least 1.
     pub weight: u32,
+    /// 0 comes first.
+    pub priority: u32,
+    /// Where it is.
+    pub locality: Arc<Locality>,
+    /// False where it is said not to be well.
+    pub healthy: bool,
     /// Who it is.
     pub workload: WorkloadSpec,
 }
@@ -46,64 +40,34 @@ pub(crate) struct WorkloadSpec {
     pub labels: PeerFields,
 }
 
-/// A cluster by its parts.
-pub(crate) struct ClusterSpec {
-    /// The Service it stands for.
-    pub service: Option<ServiceSpec>,
-    /// How long a connection may take.
-    pub connect_timeout: Duration,
-    /// The version of HTTP that is asked for.
-    pub version: Option<Version>,
-}
-
-/// Decodes a cluster.
-///
-/// # Errors
-/// [`DecodeError`] where it is no cluster.
-pub(crate) fn cluster(body: &[u8]) -> Result<ClusterSpec, DecodeError> {
-    let cluster = Cluster::decode(body)?;
-    let connect_timeout = cluster
-        .connect_timeout
-        .and_then(|time| {
-            let (seconds, nanos) = (u64::try_from(time.seconds).ok()?, u32::try_from(time.nanos).ok()?);
-            Some(Duration::new(seconds.min(MAX_CONNECT_TIMEOUT.as_secs()), nanos.min(999_999_999)))
-        })
-        .filter(|time| !time.is_zero())
-        .unwrap_or(CONNECT_TIMEOUT)
-        .min(MAX_CONNECT_TIMEOUT);
-    let version = cluster.typed_extension_protocol_options.get(HTTP_OPTIONS).map(version).transpose()?.flatten();
-    Ok(ClusterSpec { service: service(cluster.metadata.as_ref()), connect_timeout, version })
-}
-
-/// The version of HTTP that a cluster asks for.
-fn version(options: &Any) -> Result<Option<Version>, DecodeError> {
-    if options.type_url != HTTP_OPTIONS_TYPE_URL {
-        return Err(DecodeError::new("HTTP options of another type"));
-    }
-    let options = HttpProtocolOptions::decode(&*options.value)?;
-    Ok(match options.upstream_protocol_options {
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
-            Some(ProtocolConfig::HttpProtocolOptions(_)) => Some(Version::Http11),
-            Some(ProtocolConfig::Http2ProtocolOptions(_)) => Some(Version::Http2),
-            Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
-                return Err(DecodeError::new("a cluster that asks for HTTP/3"));
-            }
-            None => None,
-        },
-        _ => None,
-    })
-}
-
 /// Decodes endpoints.
 ///
 /// # Errors
 /// [`DecodeError`] where one has no address, or is in the mesh and names no identity that could be demanded of it.
 pub(crate) fn endpoints(body: &[u8]) -> Result<Vec<EndpointSpec>, DecodeError> {
     let assignment = ClusterLoadAssignment::decode(body)?;
-    assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints).map(endpoint).collect()
+    refuse!(assignment, named_endpoints);
+    if let Some(policy) = &assignment.policy {
+        refuse!(policy, drop_overloads, overprovisioning_factor, endpoint_stale_after, weighted_priority_health);
+    }
+    let mut all = Vec::new();
+    for part in &assignment.endpoints {
+        refuse!(part, proximity, lb_config);
+        let place = locality(part);
+        for one in &part.lb_endpoints {
+            all.push(endpoint(one, part.priority, &place)?);
+        }
+    }
+    Ok(all)
 }
 
-fn endpoint(endpoint: &LbEndpoint) -> Result<EndpointSpec, DecodeError> {
+fn locality(part: &LocalityLbEndpoints) -> Arc<Locality> {
+    let name = part.locality.as_ref().map(|place| format!("{}/{}/{}", place.region, place.zone, place.sub_zone));
+    let weight = part.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
+    Arc::new(Locality { name: name.unwrap_or_default().into(), weight })
+}
+
+fn endpoint(endpoint: &LbEndpoint, priority: u32, place: &Arc<Locality>) -> Result<EndpointSpec, DecodeError> {
     let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
         return Err(DecodeError::new("an endpoint without an address"));
     };
@@ -123,7 +87,12 @@ fn endpoint(endpoint: &LbEndpoint) -> Result<EndpointSpec, DecodeError> {
         return Err(DecodeError::new(format!("endpoint {ip}:{port} is in the mesh but names no SPIFFE identity")));
     }
     let weight = endpoint.load_balancing_weight.as_ref().map_or(1, |weight| weight.value).max(1);
-    Ok(EndpointSpec { address: SocketAddr::new(ip, port), mesh, weight, workload })
+    let healthy = !matches!(
+        HealthStatus::try_from(endpoint.health_status),
+        Ok(HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout)
+    );
+    let address = SocketAddr::new(ip, port);
+    Ok(EndpointSpec { address, mesh, weight, priority, locality: place.clone(), healthy, workload })
 }
 
 /// Who a pod is.

@@ -16,7 +16,13 @@ use super::{
     endpoints::workload,
     service,
 };
-use crate::{config::Protocol, policy::Access};
+use crate::{
+    config::{
+        Protocol,
+        streams::{Shares, StreamsSpec},
+    },
+    policy::Access,
+};
 
 /// `TrafficDirection.INBOUND` (envoy/config/core/v3/base.proto).
 const INBOUND: i32 = 1;
@@ -54,13 +60,13 @@ pub(crate) struct OutboundSpec {
     pub protocol: Protocol,
     /// RouteConfiguration.
     pub routes: Option<String>,
-    /// Cluster for opaque streams.
-    pub cluster: Option<String>,
+    /// Where opaque streams go.
+    pub streams: Option<StreamsSpec>,
 }
 
 enum Chain {
     Http(Option<String>),
-    Opaque(String),
+    Opaque(Shares),
 }
 
 /// Decodes a listener.
@@ -73,17 +79,26 @@ pub(crate) fn listener(body: &[u8]) -> Result<ListenerSpec, DecodeError> {
 }
 
 fn outbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
-    let mut spec = OutboundSpec { protocol: Protocol::Opaque, routes: None, cluster: None };
+    let mut spec = OutboundSpec { protocol: Protocol::Opaque, routes: None, streams: None };
     for filters in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
         match chain(filters)? {
             Chain::Http(Some(routes)) => spec.routes = Some(routes),
             Chain::Http(None) => {
                 return Err(DecodeError::new("an outbound HTTP chain without a route configuration's name"));
             }
-            Chain::Opaque(cluster) => spec.cluster = Some(cluster),
+            Chain::Opaque(shares) => {
+                let matching = filters.filter_chain_match.as_ref();
+                let names = matching.map(|matching| matching.server_names.clone()).unwrap_or_default();
+                let streams = spec.streams.get_or_insert_default();
+                if names.is_empty() {
+                    streams.every = Some(shares);
+                } else {
+                    streams.named.push((names, shares));
+                }
+            }
         }
     }
-    spec.protocol = match (&spec.routes, &spec.cluster) {
+    spec.protocol = match (&spec.routes, &spec.streams) {
         (Some(_), Some(_)) => Protocol::Detect,
         (Some(_), None) => Protocol::Http,
         (None, Some(_)) => Protocol::Opaque,
@@ -148,8 +163,11 @@ fn last(filters: &[Filter]) -> Result<Chain, DecodeError> {
             _ => Ok(Chain::Http(None)),
         },
         TCP_PROXY_TYPE_URL => match TcpProxy::decode(config.value.as_slice())?.cluster_specifier {
-            Some(ClusterSpecifier::Cluster(cluster)) => Ok(Chain::Opaque(cluster)),
-            _ => Err(DecodeError::new("a TCP proxy without exactly one cluster")),
+            Some(ClusterSpecifier::Cluster(cluster)) => Ok(Chain::Opaque(vec![(cluster, 1)])),
+            Some(ClusterSpecifier::WeightedClusters(all)) => {
+                Ok(Chain::Opaque(all.clusters.into_iter().map(|share| (share.name, share.weight)).collect()))
+            }
+            None => Err(DecodeError::new("a TCP proxy without a cluster")),
         },
         other => Err(DecodeError::new(format!("filter {other} is not understood"))),
     }

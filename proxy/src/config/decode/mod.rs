@@ -2,11 +2,16 @@
 //! control plane hears of it (NACK), and what was in force stays.
 
 mod access;
+mod cluster;
 mod endpoints;
+mod filters;
 mod listener;
+mod policy;
 mod route;
+mod strict;
 
-pub(super) use endpoints::{WorkloadSpec, cluster, endpoints};
+pub(super) use cluster::cluster;
+pub(super) use endpoints::{WorkloadSpec, endpoints};
 pub(super) use listener::{ListenerSpec, OutboundSpec, listener};
 pub(super) use route::{RouteSpecs, routes};
 

@@ -16,10 +16,12 @@ use weir_xds::{
     },
 };
 
-use super::{DecodeError, metadata, text};
+use super::{DecodeError, filters, metadata, policy, strict::refuse, text};
 use crate::{
     http::{Edits, Name, Value},
-    route::{ActionSpec, HeaderSpec, MatchSpec, PathSpec, QuerySpec, RouteSpec, RouteTable, TargetSpec, TextSpec},
+    route::{
+        ActionSpec, HeaderSpec, MatchSpec, PathSpec, Policy, QuerySpec, RouteSpec, RouteTable, TargetSpec, TextSpec,
+    },
     upstream::{Backend, Cluster},
 };
 
@@ -35,9 +37,13 @@ impl RouteSpecs {
     }
 
     fn targets(&self) -> impl Iterator<Item = &String> {
-        self.0.iter().flat_map(|route| match &route.action {
-            ActionSpec::Forward(targets) => targets.iter().map(|target| &target.cluster).collect::<Vec<_>>(),
-            ActionSpec::Respond(_) => Vec::new(),
+        self.0.iter().flat_map(|route| {
+            let targets = match &route.action {
+                ActionSpec::Forward(targets) => targets.as_slice(),
+                ActionSpec::Respond(_) | ActionSpec::Redirect(_) => &[],
+            };
+            let mirrors = route.policy.iter().flat_map(|policy| &policy.mirrors).map(|mirror| &mirror.cluster);
+            targets.iter().map(|target| &target.cluster).chain(mirrors)
         })
     }
 
@@ -51,15 +57,15 @@ impl RouteSpecs {
         previous: Option<&RouteTable<Backend>>,
     ) -> Result<RouteTable<Backend>, DecodeError> {
         let specs = self.0.into_iter().map(|spec| {
-            let (name, object): (Arc<str>, Arc<str>) =
-                (spec.name.as_str().into(), spec.object.as_deref().unwrap_or_default().into());
+            let name: Arc<str> = spec.name.as_str().into();
             let action = match spec.action {
                 ActionSpec::Respond(status) => ActionSpec::Respond(status),
+                ActionSpec::Redirect(redirect) => ActionSpec::Redirect(redirect),
                 ActionSpec::Forward(targets) => ActionSpec::Forward(
                     targets
                         .into_iter()
                         .map(|target| TargetSpec {
-                            cluster: Backend::new(cluster(&target.cluster), name.clone(), object.clone()),
+                            cluster: Backend::new(cluster(&target.cluster), name.clone()),
                             name: target.name,
                             weight: target.weight,
                             request_edits: target.request_edits,
@@ -75,6 +81,7 @@ impl RouteSpecs {
                 action,
                 request_edits: spec.request_edits,
                 response_edits: spec.response_edits,
+                policy: spec.policy.map(|policy| policy.map(|to| Backend::new(cluster(&to), name.clone()))),
             }
         });
         RouteTable::new(specs.collect(), previous).map_err(|error| DecodeError::new(error.to_string()))
@@ -93,6 +100,20 @@ pub(crate) fn routes(body: &[u8]) -> Result<RouteSpecs, DecodeError> {
             configuration.virtual_hosts.len()
         )));
     };
+    refuse!(
+        host,
+        matcher,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        typed_per_filter_config,
+        retry_policy,
+        retry_policy_typed_config,
+        hedge_policy,
+        rate_limits,
+        request_mirror_policies,
+    );
     let routes = host
         .routes
         .iter()
@@ -105,28 +126,35 @@ fn decode_route(route: &Route) -> Result<RouteSpec<String>, DecodeError> {
         Some(matches) => decode_match(matches)?,
         None => return Err(DecodeError::new("has no match")),
     };
+    refuse!(route, route_specifiers);
+    let mut asked = Policy::default();
     let action = match &route.action {
+        Some(Action::Redirect(redirect)) => ActionSpec::Redirect(policy::redirect(redirect)?),
         Some(Action::DirectResponse(response)) => ActionSpec::Respond(
             u16::try_from(response.status)
                 .ok()
                 .filter(|status| (200..=599).contains(status))
                 .ok_or_else(|| DecodeError::new(format!("status {} is none", response.status)))?,
         ),
-        Some(Action::Route(action)) => match &action.cluster_specifier {
-            Some(ClusterSpecifier::Cluster(cluster)) => ActionSpec::Forward(vec![TargetSpec {
-                name: cluster.clone(),
-                weight: 1,
-                cluster: cluster.clone(),
-                request_edits: Edits::new(),
-                response_edits: Edits::new(),
-            }]),
-            Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-                ActionSpec::Forward(weighted.clusters.iter().map(target).collect::<Result<_, _>>()?)
+        Some(Action::Route(action)) => {
+            asked = policy::policy(action)?;
+            match &action.cluster_specifier {
+                Some(ClusterSpecifier::Cluster(cluster)) => ActionSpec::Forward(vec![TargetSpec {
+                    name: cluster.clone(),
+                    weight: 1,
+                    cluster: cluster.clone(),
+                    request_edits: Edits::new(),
+                    response_edits: Edits::new(),
+                }]),
+                Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+                    ActionSpec::Forward(weighted.clusters.iter().map(target).collect::<Result<_, _>>()?)
+                }
+                _ => return Err(DecodeError::new("the cluster is not named")),
             }
-            _ => return Err(DecodeError::new("the cluster is not named")),
-        },
-        _ => return Err(DecodeError::new("the action is neither a route nor a direct response")),
+        }
+        _ => return Err(DecodeError::new("the action is neither a route, a redirect nor a direct response")),
     };
+    filters::add(&mut asked, &route.typed_per_filter_config)?;
     Ok(RouteSpec {
         name: route.name.clone(),
         object: metadata(route.metadata.as_ref(), "weir").and_then(|m| text(m, "object")).map(str::to_owned),
@@ -134,10 +162,12 @@ fn decode_route(route: &Route) -> Result<RouteSpec<String>, DecodeError> {
         action,
         request_edits: edits(&route.request_headers_to_add, &route.request_headers_to_remove)?,
         response_edits: edits(&route.response_headers_to_add, &route.response_headers_to_remove)?,
+        policy: (!asked.asks_nothing()).then_some(asked),
     })
 }
 
 fn target(weight: &ClusterWeight) -> Result<TargetSpec<String>, DecodeError> {
+    refuse!(weight, cluster_header, metadata_match, typed_per_filter_config, host_rewrite_specifier);
     Ok(TargetSpec {
         name: weight.name.clone(),
         weight: weight.weight.as_ref().map_or(0, |weight| weight.value),

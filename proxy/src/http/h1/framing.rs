@@ -6,15 +6,15 @@ use crate::http::{
 };
 
 /// What the framing headers say. `None` if there are none.
-pub(super) struct Said {
-    pub(super) framing: Option<Framing>,
+pub(in crate::http) struct Said {
+    pub(in crate::http) framing: Option<Framing>,
     /// They may be forwarded as they are.
     pub(super) canonical: bool,
 }
 
 /// Reads both headers (RFC 9112, 6.1 to 6.3). Stricter than the RFC where it leaves a choice: both at once, and a repeated
 /// `Content-Length` even with equal values, are refused.
-pub(super) fn read(fields: &Located, head: &[u8], version: Version) -> Result<Said, Refused> {
+pub(in crate::http) fn read(fields: &Located, head: &[u8], version: Version) -> Result<Said, Refused> {
     let length = fields.only(Known::ContentLength, "several Content-Length headers")?;
     let coding = fields.only(Known::TransferEncoding, "several Transfer-Encoding headers")?;
     match (length, coding) {

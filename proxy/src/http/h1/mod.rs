@@ -16,7 +16,9 @@ mod response;
 mod write;
 
 pub use body::{BodyScanner, Piece, Scanned};
+pub(super) use framing::read as read_framing;
 pub use request::RequestDecoder;
+pub(super) use request::of_lines;
 pub use response::ResponseDecoder;
 pub use write::{
     CONTINUE, ForwardRequest, ForwardResponse, LAST_CHUNK, LocalResponse, write_chunk_size, write_local_response,

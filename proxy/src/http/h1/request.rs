@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{framing, lines::Lines};
 use crate::http::{
     Framing, Limits, Refused, RequestHead, Version, authority, chars,
-    fields::{Fields, Known, Span},
-    head::Path,
+    fields::{Fields, Known, Located, Span},
+    head::{Path, Scheme},
     limits::{MAX_EMPTY_LINES, MAX_FIELDS, MAX_METHOD_AND_VERSION},
     path,
 };
@@ -88,7 +88,7 @@ impl RequestDecoder {
 /// A head's ranges while its bytes are still in the read buffer.
 struct Parsed {
     len: usize,
-    fields: crate::http::fields::Located,
+    fields: Located,
     line: Line,
     version: Version,
     said: framing::Said,
@@ -111,6 +111,7 @@ impl Parsed {
             path: self.line.path,
             query: self.line.query,
             authority: self.authority,
+            scheme: Scheme::Http,
             upgrade: self.upgrade,
             version: self.version,
             framing: self.said.framing.unwrap_or(Framing::None),
@@ -138,14 +139,45 @@ fn parse(buffer: &[u8], limits: &Limits) -> Result<Option<Parsed>, Refused> {
     }
     let head = buffer.get(..len).unwrap_or(buffer);
     let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let mut fields = Fields::locate(head, request.headers)?;
+    let fields = Fields::locate(head, request.headers)?;
     let first_line = request
         .headers
         .first()
         .map_or(len.saturating_sub(2), |first| Span::of(head, first.name.as_bytes()).map_or(0, Span::start));
     let line =
         Line::read(head, request.method.unwrap_or_default(), request.path.unwrap_or_default(), first_line, limits)?;
+    judge(head, fields, line, version).map(Some)
+}
 
+/// The head of a request that came as a list of headers: its text as it would be in HTTP/1.1, and where its lines are. What is a host, a
+/// path or a header there is one here. `method` and `target` are the lengths of the text's first two words.
+pub(in crate::http) fn of_lines(
+    text: BytesMut,
+    fields: Located,
+    method: usize,
+    target: usize,
+    limits: &Limits,
+) -> Result<RequestHead, Refused> {
+    const TOO_LONG: Refused = Refused { status: 431, reason: "the head is too long" };
+    if text.len() > usize::from(limits.max_head) {
+        return Err(TOO_LONG);
+    }
+    if fields.len() > limits.max_headers {
+        return Err(Refused { status: 431, reason: "too many headers" });
+    }
+    let word = |from: usize, len: usize| {
+        let word = text.get(from..from.saturating_add(len)).and_then(|word| std::str::from_utf8(word).ok());
+        word.ok_or(Refused::bad_request("the request is malformed"))
+    };
+    let (method, target) = (word(0, method)?, word(method.saturating_add(1), target)?);
+    let first_line = fields.start().unwrap_or(text.len().saturating_sub(2));
+    let line = Line::read(&text, method, target, first_line, limits)?;
+    let parsed = judge(&text, fields, line, Version::Http11)?;
+    Ok(parsed.into_head(text.freeze()))
+}
+
+/// What is demanded of a request whose lines were found.
+fn judge(head: &[u8], mut fields: Located, line: Line, version: Version) -> Result<Parsed, Refused> {
     let host = fields.only(Known::Host, "several Host headers")?;
     if host.is_none() && version == Version::Http11 {
         return Err(Refused::bad_request("no Host header"));
@@ -183,8 +215,8 @@ fn parse(buffer: &[u8], limits: &Limits) -> Result<Option<Parsed>, Refused> {
     } else {
         None
     };
-    Ok(Some(Parsed {
-        len,
+    Ok(Parsed {
+        len: head.len(),
         fields,
         line,
         version,
@@ -195,7 +227,7 @@ fn parse(buffer: &[u8], limits: &Limits) -> Result<Option<Parsed>, Refused> {
         upgrade,
         authority,
         host_stands,
-    }))
+    })
 }
 
 /// `h2c` would carry requests past every rule; a list of protocols that holds it is passed over.

@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
             {
                 if change.drops {
                     self.skip_to(field.name.start(), fields.line_end(index));
-                } else if self.is_joined_to(field, index) {
+                } else if edits::is_list(field.name.get(&fields.bytes)) && fields.is_last(index) {
                     self.skip_to(field.value.end(), fields.line_end(index));
                     let mut empty = field.value.get(&fields.bytes).is_empty();
                     for value in change.values() {
@@ -242,19 +242,6 @@ impl<'a> Run<'a> {
         self.skip_to(fields.end(), fields.end());
     }
 
-    /// Whether added values are appended to this line: the last of its name, and a list by nature.
-    fn is_joined_to(&self, field: &Field, index: usize) -> bool {
-        let name = field.name.get(&self.fields.bytes);
-        let same = |other: &Field| !other.nominated && other.name.get(&self.fields.bytes).eq_ignore_ascii_case(name);
-        let later = self.fields.list().get(index.saturating_add(1)..).unwrap_or_default();
-        is_list(name) && !later.iter().any(same)
-    }
-
-    fn has(&self, name: &[u8]) -> bool {
-        let same = |field: &Field| !field.nominated && field.name.get(&self.fields.bytes).eq_ignore_ascii_case(name);
-        self.fields.list().iter().any(same)
-    }
-
     /// Writes the values that were not appended to a received line, and the empty line.
     fn finish(self, edits: &[&Edits]) {
         let all = || edits.iter().flat_map(|list| list.iter()).map(Edit::name);
@@ -264,10 +251,10 @@ impl<'a> Run<'a> {
             }
             let Some(change) = edits::change(edits, name) else { continue };
             let values = change.values();
-            if !is_list(name) {
+            if !edits::is_list(name) {
                 values.iter().for_each(|value| write_line(self.out, name, value));
             } else if let Some((first, rest)) = values.split_first()
-                && (change.drops || !self.has(name))
+                && (change.drops || !self.fields.has(name))
             {
                 self.out.put_slice(name);
                 self.out.put_slice(b": ");
@@ -281,11 +268,6 @@ impl<'a> Run<'a> {
         }
         self.out.put_slice(b"\r\n");
     }
-}
-
-/// Whether several values may stand in one line (RFC 9110, 5.3).
-fn is_list(name: &[u8]) -> bool {
-    !name.eq_ignore_ascii_case(b"set-cookie")
 }
 
 fn write_target(out: &mut BytesMut, head: &RequestHead, instead: Option<&[u8]>) {

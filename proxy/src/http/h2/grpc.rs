@@ -4,23 +4,20 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
-
 /// `grpc-status` where a deadline has passed.
 pub const DEADLINE_EXCEEDED: u8 = 4;
 /// The largest status that has a meaning.
 const LAST: u8 = 16;
 
-/// True for a gRPC call or answer, by its content type; gRPC-Web is something else.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(http::header::CONTENT_TYPE) else { return false };
-    matches!(kind.as_bytes().strip_prefix(b"application/grpc"), Some([] | [b'+' | b';', ..]))
+/// True for a gRPC call or answer, by its `content-type`; gRPC-Web is something else.
+pub fn is_grpc(kind: Option<&[u8]>) -> bool {
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    matches!(rest, Some([] | [b'+' | b';', ..]))
 }
 
-/// The time that the caller gives the call: at most eight digits and a unit. `None` where there is none, or none that can be read;
+/// The time that the caller gives the call, by `grpc-timeout`: at most eight digits and a unit. `None` where there is none, or none that can be read;
 /// the application judges that.
-pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("grpc-timeout")?.as_bytes();
+pub fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -37,11 +34,10 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// The status of a call, in its trailers or in an answer that is nothing but trailers; one without a meaning is 2, unknown.
-pub fn status(headers: &HeaderMap) -> Option<u8> {
-    let value = headers.get("grpc-status")?;
-    let known = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|status| *status <= LAST);
-    Some(known.unwrap_or(2))
+/// The status of a call, by `grpc-status` in its trailers, or in an answer that is nothing but trailers; one without a meaning is 2, unknown.
+pub fn status(value: &[u8]) -> u8 {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.filter(|status| *status <= LAST).unwrap_or(2)
 }
 
 /// The status that stands for an HTTP status of the proxy's own, as gRPC maps them.
@@ -58,7 +54,7 @@ pub fn of_http(status: u16) -> u8 {
 }
 
 /// A text as the value of `grpc-message`: what is no visible ASCII, and `%`, by its percent code.
-pub fn message(text: &str) -> HeaderValue {
+pub fn message(text: &str) -> Vec<u8> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = Vec::with_capacity(text.len());
     for byte in text.bytes() {
@@ -69,19 +65,12 @@ pub fn message(text: &str) -> HeaderValue {
             out.extend([b'%', digit(byte >> 4), digit(byte & 0xf)]);
         }
     }
-    HeaderValue::from_bytes(&out).unwrap_or_else(|_| HeaderValue::from_static(""))
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(name: &'static str, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(
-            http::HeaderName::from_static(name),
-            HeaderValue::from_bytes(value.as_bytes()).unwrap(),
-        )])
-    }
 
     #[test]
     fn content_types() {
@@ -93,9 +82,9 @@ mod tests {
             ("application/grpcx", false),
             ("text/plain", false),
         ] {
-            assert_eq!(is_grpc(&headers("content-type", value)), want, "{value}");
+            assert_eq!(is_grpc(Some(value.as_bytes())), want, "{value}");
         }
-        assert!(!is_grpc(&HeaderMap::new()));
+        assert!(!is_grpc(None));
     }
 
     #[test]
@@ -115,21 +104,20 @@ mod tests {
             ("-1S", None),
             ("1 S", None),
         ] {
-            assert_eq!(timeout(&headers("grpc-timeout", value)), want, "{value:?}");
+            assert_eq!(timeout(value.as_bytes()), want, "{value:?}");
         }
     }
 
     #[test]
     fn statuses() {
-        for (value, want) in [("0", Some(0)), ("16", Some(16)), ("17", Some(2)), ("", Some(2)), ("x", Some(2))] {
-            assert_eq!(status(&headers("grpc-status", value)), want, "{value:?}");
+        for (value, want) in [("0", 0), ("16", 16), ("17", 2), ("", 2), ("x", 2)] {
+            assert_eq!(status(value.as_bytes()), want, "{value:?}");
         }
-        assert_eq!(status(&HeaderMap::new()), None);
         assert_eq!((of_http(503), of_http(404), of_http(403), of_http(418)), (14, 12, 7, 2));
     }
 
     #[test]
     fn messages_are_visible_ascii() {
-        assert_eq!(message("weir: 5 % of 2 – ok\n"), "weir: 5 %25 of 2 %E2%80%93 ok%0A");
+        assert_eq!(message("weir: 5 % of 2 – ok\n"), b"weir: 5 %25 of 2 %E2%80%93 ok%0A");
     }
 }

@@ -1,118 +1,33 @@
-//! Finding somebody who answers: the route, the endpoint, the connection, and another one where nothing was delivered.
+//! Finding somebody who answers: the route, the endpoint, the connection, and another one where nothing was delivered or a rule says so.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 
-use super::{NOT_DELIVERED, fault::Fault, record::Record};
+pub(super) use super::carrier::{Answered, Carrier, Kept, Limits, Onward, Outcome, Place};
+use super::{
+    NOT_DELIVERED, claims,
+    fault::Fault,
+    mirror,
+    record::Record,
+    rules,
+    tries::{Tries, retry_after, within},
+};
 use crate::{
     config::{Answer, Entry},
     http::{Edits, Name, RequestHead, Value},
     net::random,
-    route::Action,
+    route::{Action, Attempt, Key, Route, key},
     serve::Worker,
     telemetry::ResponseFlags,
-    upstream::{ClusterInfo, Endpoint, InFlight, pick},
+    upstream::{Ask, Backend, Cluster, ClusterInfo, Endpoint, EndpointSet, InFlight, Verdict},
 };
 
-/// Attempts for one request, the first included.
-const ATTEMPTS: usize = 4;
 /// Pause before an endpoint is tried for the second time.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long a request waits for room to make a connection.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// Why a request is sent again: the kept connection that it went out on was dead.
-const DEAD: &str = "dead_connection";
-
-/// Which kept connections may carry a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// All that seem alive: should one be dead after all, the request is sent again.
-    Any,
-    /// Those of which the kernel says so at this moment: the request can be sent once only.
-    Proven,
-    /// None.
-    Never,
-}
-
-impl Kept {
-    /// For the first attempt.
-    pub(super) fn of(head: &RequestHead) -> Self {
-        if is_safe(head) { Self::Any } else { Self::Proven }
-    }
-}
-
-/// Carries one request over a connection, in its protocol. The choice of where to, and whether once more, is made here for all of them.
-pub(super) trait Carrier {
-    /// The head of an answer and where the rest of it comes from.
-    type Answer;
-
-    /// Sends the request to an endpoint and waits for the head of the answer.
-    ///
-    /// # Errors
-    /// [`Fault`]; also where the peer's proxy says that its application was not reached.
-    async fn send(
-        &mut self,
-        to: &Endpoint,
-        kept: Kept,
-        cluster: &ClusterInfo,
-        edits: &[&Edits],
-    ) -> Result<Self::Answer, Fault>;
-
-    /// True while all that has come of the request is still here, so that another attempt can send it.
-    fn is_still_here(&self) -> bool;
-
-    /// True when the end of the request has come.
-    fn is_whole(&self) -> bool;
-
-    /// Another attempt begins.
-    fn again(&mut self);
-}
-
-/// What came of a request.
-#[allow(clippy::large_enum_variant)] // one a request, moved once; a box would be an allocation on the hot path
-pub(super) enum Outcome<A> {
-    /// An answer has begun.
-    Answered(Answered<A>),
-    /// The rules say that the proxy answers.
-    Own {
-        /// Status.
-        status: u16,
-        /// Flag.
-        flag: ResponseFlags,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// An answer that has begun.
-pub(super) struct Answered<A> {
-    /// Its head, and where the rest comes from.
-    pub answer: A,
-    /// Changes to its headers, by the route and by the backend.
-    pub edits: [Edits; 2],
-    /// Where the connection goes when the answer is whole.
-    pub place: Place,
-    /// Counts the request at its endpoint.
-    pub _in_flight: Option<InFlight>,
-}
-
-impl<A> Answered<A> {
-    /// The pod's own application has answered.
-    pub(super) fn by_app(answer: A, address: SocketAddr) -> Self {
-        Self { answer, edits: [Edits::new(), Edits::new()], place: Place::App(address), _in_flight: None }
-    }
-}
-
-/// Who has answered.
-pub(super) enum Place {
-    /// An endpoint.
-    Endpoint(Arc<Endpoint>),
-    /// The application.
-    App(SocketAddr),
-}
 
 /// Sends a request where its destination's rules say.
 ///
@@ -125,7 +40,7 @@ pub(super) async fn to_destination<C: Carrier>(
     carrier: &mut C,
     record: &mut Record,
 ) -> Result<Outcome<C::Answer>, Fault> {
-    let own = |status, flag, reason: String| Ok(Outcome::Own { status, flag, reason });
+    let own = |status, flag, reason: String| Ok(Outcome::Own(Fault::own(status, flag, reason)));
     let edits = own_edits(head, record);
     let answer = entry.answer().as_ref().clone();
     let Answer::Known(outbound) = answer else {
@@ -137,23 +52,66 @@ pub(super) async fn to_destination<C: Carrier>(
     let Some(route) = table.find(head) else {
         return own(404, ResponseFlags::NR, "no rule of this Service matches".into());
     };
-    let invalid = || {
-        let reason = format!(
-            "{} names a backend that is not valid (see the status of {})",
-            route.name(),
-            route.object().unwrap_or("its object")
-        );
-        Ok(Outcome::Own { status: 500, flag: ResponseFlags::NONE, reason })
+    record.route = Some(route.label());
+    let Some(policy) = route.policy() else {
+        return by_route(worker, route, &edits, head, carrier, record).await;
     };
+    // Apart, for the few routes that ask more: what there is to remember is not in every request's way.
+    let outcome = match rules::before(route, policy, head, carrier, record).await {
+        Some(answer) => Ok(Outcome::Own(answer)),
+        None => by_route(worker, route, &edits, head, carrier, record).await,
+    };
+    let lines = policy.cors.as_ref().and_then(|cors| cors.answer(head));
+    Ok(match (outcome, lines) {
+        (outcome, None) => return outcome,
+        (Ok(Outcome::Answered(mut answered)), Some(lines)) => {
+            let [_, edits] = &mut answered.edits;
+            rules::set_lines(edits, lines);
+            Outcome::Answered(answered)
+        }
+        (Ok(Outcome::Own(answer)), Some(_)) if answer.is_bare => Outcome::Own(answer),
+        // A page may know that its request failed.
+        (Ok(Outcome::Own(mut fault)), Some(lines)) => {
+            fault.headers.extend(lines);
+            Outcome::Own(fault)
+        }
+        (Err(mut fault), Some(lines)) => {
+            fault.headers.extend(lines);
+            return Err(fault);
+        }
+    })
+}
+
+/// Does what the route says.
+async fn by_route<C: Carrier>(
+    worker: &Worker,
+    route: &Route<Backend>,
+    edits: &Edits,
+    head: &RequestHead,
+    carrier: &mut C,
+    record: &mut Record,
+) -> Result<Outcome<C::Answer>, Fault> {
+    let own = |status, flag, reason: String| Ok(Outcome::Own(Fault::own(status, flag, reason)));
     let split = match route.action() {
         Action::Forward(split) => split,
-        Action::Respond(500) => return invalid(),
+        Action::Respond(500) => return Ok(Outcome::Own(rules::invalid(route))),
         Action::Respond(status) => return own(*status, ResponseFlags::NONE, format!("{} answers so", route.name())),
+        Action::Redirect(redirect) => return Ok(Outcome::Own(rules::redirected(redirect, route, head))),
     };
-    let target = split.pick();
+    let policy = route.policy();
+    let path = match route.path_and_query(head) {
+        Ok(path) => path,
+        Err(bad) => return own(500, ResponseFlags::NONE, format!("{}: {bad}", route.name())),
+    };
+    let session = policy.and_then(|policy| policy.session.as_ref());
+    let wanted = session.and_then(|session| session.of(head));
+    let found = wanted.and_then(|address| split.targets().iter().find(|target| target.cluster().has(address)));
+    if let (Some(_), None, Some(status)) = (wanted, found, session.and_then(|session| session.strict)) {
+        return own(status, ResponseFlags::UH, format!("{}: the endpoint of this session is gone", route.name()));
+    }
+    let target = found.unwrap_or_else(|| split.pick());
     let backend = target.cluster();
-    record.route = Some((backend.route.clone(), backend.object.clone()));
-    let Some(cluster) = &backend.cluster else { return invalid() };
+    let Some(cluster) = &backend.cluster else { return Ok(Outcome::Own(rules::invalid(route))) };
     record.cluster = Some(cluster.clone());
     let info = cluster.info().clone();
     record.service = info.service.clone();
@@ -163,79 +121,190 @@ pub(super) async fn to_destination<C: Carrier>(
     let Some(endpoints) = cluster.endpoints().as_ref().cloned() else {
         return own(503, ResponseFlags::UH, format!("the endpoints of {} are not known yet", cluster.name));
     };
-    cluster.budget.deposit();
+    let slot = match info.breaker.request() {
+        Ok(slot) => slot,
+        Err(full) => return Ok(Outcome::Own(Fault::full(full, &cluster.name))),
+    };
+    cluster.budget.deposit(info.allowance);
+    let key = match policy {
+        Some(policy) if !policy.key.is_empty() => key(&policy.key, head, record.caller, random()),
+        _ => Key::default(),
+    };
+    let limits = Limits {
+        deadline: policy.and_then(|policy| policy.timeout).map(|limit| record.start + limit),
+        idle: policy.and_then(|policy| policy.idle),
+    };
+    let onward = Onward {
+        edits: &[edits, route.request_edits(), target.request_edits()],
+        path_and_query: path.as_deref(),
+        host: policy.and_then(|policy| policy.host.as_deref()),
+        idle: limits.idle,
+    };
+    let retry = policy.and_then(|policy| policy.retry.as_ref());
+    let mirrors = policy.map_or(&[][..], |policy| &policy.mirrors);
+    if retry.is_some() || !mirrors.is_empty() {
+        carrier.keep();
+    }
+    let tries = Tries::new(worker, cluster, &info, retry, limits.deadline, Kept::of(head));
+    let mut delivery = Delivery { worker, cluster, info: &info, endpoints: &endpoints, hash: key.hash, wanted, tries };
+    let delivered = delivery.deliver(head, carrier, &onward, record).await;
+    if !mirrors.is_empty() {
+        let edits = [edits, route.request_edits()];
+        mirror::copy(worker, mirrors, head, carrier, &Onward { edits: &edits, ..onward });
+    }
+    let (answer, endpoint, in_flight) = delivered?;
+    let mut edits = [route.response_edits().clone(), target.response_edits().clone()];
+    let [_, last] = &mut edits;
+    if let Some(line) = key.cookie {
+        rules::set_line(last, "set-cookie", line);
+    }
+    if let Some(session) = session.filter(|_| wanted != Some(endpoint.address)) {
+        let (name, line) = session.line(endpoint.address);
+        rules::set_line(last, name, line);
+    }
+    Ok(Outcome::Answered(Answered {
+        answer,
+        edits,
+        place: Place::Endpoint(endpoint, info),
+        limits,
+        _in_flight: Some(in_flight),
+        _slot: slot,
+    }))
+}
 
-    let edits = [&edits, route.request_edits(), target.request_edits()];
-    let mut tried: SmallVec<[SocketAddr; ATTEMPTS]> = SmallVec::new();
-    let mut last: Option<Fault> = None;
-    let mut why = "";
-    // Once a kept connection was dead, the others may be as well: the next one is new.
-    let mut kept = Kept::of(head);
-    for attempt in 0..ATTEMPTS {
-        let now = Instant::now();
-        let Some(endpoint) = pick(&endpoints, &tried, now).cloned() else {
-            return own(503, ResponseFlags::UH, format!("{} has no ready endpoint", cluster.name));
-        };
-        if attempt > 0 {
-            // A new connection in the place of a dead one adds nothing to the load: it is not a retry in the budget's sense, and there
-            // is one at most for each request.
-            if why != DEAD && !cluster.budget.withdraw() {
-                worker.shared.registry.proxy.retries.inc(["budget_exhausted"]);
-                break;
-            }
-            worker.shared.registry.proxy.retries.inc([why]);
-            if tried.contains(&endpoint.address) {
+/// A request on its way to one of a cluster's endpoints.
+struct Delivery<'a> {
+    worker: &'a Worker,
+    cluster: &'a Cluster,
+    info: &'a ClusterInfo,
+    endpoints: &'a EndpointSet,
+    hash: Option<u64>,
+    /// The endpoint of the caller's session.
+    wanted: Option<SocketAddr>,
+    tries: Tries<'a>,
+}
+
+impl Delivery<'_> {
+    /// An endpoint's answer: after as many attempts as it takes, and may.
+    async fn deliver<C: Carrier>(
+        &mut self,
+        head: &RequestHead,
+        carrier: &mut C,
+        onward: &Onward<'_>,
+        record: &mut Record,
+    ) -> Result<(C::Answer, Arc<Endpoint>, InFlight), Fault> {
+        let mut fault = loop {
+            let Some(endpoint) = self.pick().cloned() else {
+                let reason = format!("{} has no ready endpoint", self.cluster.name);
+                return Err(Fault::own(503, ResponseFlags::UH, reason));
+            };
+            if self.tries.count > 0 && self.tries.tried.contains(&endpoint.address) {
                 sleep(PAUSE.mul_f64(1.0 + (random() % 100) as f64 / 100.0)).await;
             }
-        }
-        record.endpoint = Some(endpoint.clone());
-        let in_flight = endpoint.state.enter();
-        let sent = Instant::now();
-        let fault = match carrier.send(&endpoint, kept, &info, &edits).await {
-            Ok(answer) => {
-                let latency = sent.elapsed();
-                endpoint.state.answered(latency);
-                record.first_byte = Some(latency);
-                if let Some(previous) = last {
-                    tracing::debug!(endpoint = %endpoint.address, attempt, previous = previous.detail, "delivered by another attempt");
+            self.tries.count += 1;
+            record.endpoint = Some(endpoint.clone());
+            let in_flight = endpoint.state.enter();
+            let sent = Instant::now();
+            let came = {
+                let sending = pin!(carrier.send(&endpoint, self.tries.kept, self.info, onward));
+                within(self.tries.end(sent), sending).await
+            };
+            let fault = match came {
+                Some(Ok(answer)) => {
+                    let latency = sent.elapsed();
+                    endpoint.state.answered(latency);
+                    match self.again_after::<C>(&answer, &endpoint, carrier.is_still_here(), record.is_grpc) {
+                        Some(pause) => {
+                            carrier.discard(answer, &endpoint, self.info.keeping);
+                            carrier.again();
+                            drop(in_flight);
+                            sleep(pause).await;
+                            continue;
+                        }
+                        None => {
+                            record.first_byte = Some(latency);
+                            if self.tries.used_up {
+                                record.flags |= ResponseFlags::URX;
+                            }
+                            return Ok((answer, endpoint, in_flight));
+                        }
+                    }
                 }
-                return Ok(Outcome::Answered(Answered {
-                    answer,
-                    edits: [route.response_edits().clone(), target.response_edits().clone()],
-                    place: Place::Endpoint(endpoint),
-                    _in_flight: Some(in_flight),
-                }));
+                Some(Err(fault)) => fault,
+                None => self.tries.late(),
+            };
+            if fault.not_delivered {
+                endpoint.state.unreachable(Instant::now());
             }
-            Err(fault) => fault,
+            if !fault.is_upstreams() {
+                break fault;
+            }
+            self.judge(&endpoint, Verdict::Unanswered);
+            if fault.unsent || self.tries.has_rule() {
+                self.tries.avoid(endpoint.address);
+            }
+            if self.tries.is_over() {
+                break fault;
+            }
+            // Nothing may be sent twice, unless sending it twice does no harm or the rule says so, and all of it is still here.
+            let here = carrier.is_still_here();
+            if !self.tries.once_more(&fault, here, is_safe(head) && carrier.is_whole()) {
+                let Some(pause) = self.tries.by_rule(fault.attempt(), here) else { break fault };
+                drop(in_flight);
+                sleep(pause).await;
+            }
+            tracing::debug!(endpoint = %endpoint.address, attempt = self.tries.count, reason = fault.detail, "sent again");
+            carrier.again();
         };
-        why = match (fault.not_delivered, fault.unsent) {
-            (true, _) => "not_delivered",
-            (false, true) => "connect",
-            (false, false) => DEAD,
-        };
-        if fault.not_delivered {
-            endpoint.state.unreachable(Instant::now());
+        if self.tries.tried.len() > 1 || self.tries.used_up {
+            fault.flag |= ResponseFlags::URX;
         }
-        // Nothing may be sent twice, unless sending it twice does no harm, and all of it is still here.
-        let again = carrier.is_still_here() && (fault.unsent || fault.silent && is_safe(head) && carrier.is_whole());
-        if fault.unsent {
-            tried.push(endpoint.address);
-        }
-        if why == DEAD {
-            kept = Kept::Never;
-        }
-        last = Some(fault);
-        if !again {
-            break;
-        }
-        carrier.again();
+        fault.detail = format!("{} (cluster {}, attempts {})", fault.detail, self.cluster.name, self.tries.count);
+        Err(fault)
     }
-    let mut fault = last.unwrap_or_else(|| Fault::upstream(ResponseFlags::UH, 503, "no attempt was made"));
-    if tried.len() > 1 {
-        fault.flag |= ResponseFlags::URX;
+
+    fn pick(&self) -> Option<&Arc<Endpoint>> {
+        let ask = Ask { tried: &self.tries.tried, hash: self.hash, now: Instant::now() };
+        let of_session = self.wanted.filter(|_| self.tries.count == 0);
+        of_session.and_then(|address| self.endpoints.find(address, ask.now)).or_else(|| self.endpoints.pick(&ask))
     }
-    fault.detail = format!("{} (cluster {}, attempts {})", fault.detail, cluster.name, tried.len().max(1));
-    Err(fault)
+
+    /// The pause before another attempt, where the answer is one that the rule wants another for.
+    fn again_after<C: Carrier>(
+        &mut self,
+        answer: &C::Answer,
+        endpoint: &Endpoint,
+        here: bool,
+        is_grpc: bool,
+    ) -> Option<Duration> {
+        let status = C::status(answer);
+        if matches!(status, 429 | 503)
+            && let Some(pause) = C::header(answer, "retry-after").and_then(retry_after)
+        {
+            endpoint.state.leave_alone(Instant::now(), pause);
+        }
+        if self.info.outlier.is_none() && !self.tries.has_rule() {
+            return None;
+        }
+        let grpc = C::header(answer, "grpc-status").filter(|_| is_grpc);
+        let grpc = grpc.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        self.judge(endpoint, Verdict::Answered(grpc.map_or(status, rules::http_of_grpc)));
+        let pause = self.tries.by_rule(Attempt::Answered(status, grpc), here);
+        if pause.is_some() {
+            self.tries.avoid(endpoint.address);
+        }
+        pause
+    }
+
+    /// Tells outlier detection what came of an attempt.
+    fn judge(&self, endpoint: &Endpoint, verdict: Verdict) {
+        let Some(rule) = &self.info.outlier else { return };
+        if let Some(ejected) = self.cluster.detector.judge(rule, self.endpoints, endpoint, verdict, Instant::now()) {
+            self.worker.shared.registry.proxy.ejections.inc([ejected.why]);
+            tracing::warn!(endpoint = %endpoint.address, cluster = &*self.cluster.name, reason = ejected.why,
+                seconds = ejected.pause.as_secs_f32(), "an endpoint is ejected");
+        }
+    }
 }
 
 /// Methods that change nothing (RFC 9110, section 9.2.1): sent again where a kept connection turned out to be dead.
@@ -243,14 +312,17 @@ pub(super) fn is_safe(head: &RequestHead) -> bool {
     matches!(head.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
 }
 
-/// What the proxy itself changes in a request: one without an id gets one (UUID version 4), so that all hops log the same, and the
-/// mesh's own marker goes to nobody's application.
+/// What the proxy itself changes in a request: one without an id gets one (UUID version 4), so that all hops log the same, the
+/// mesh's own marker goes to nobody's application, and so do claims of a stranger.
 pub(super) fn own_edits(head: &RequestHead, record: &mut Record) -> Edits {
     const ID: Name = Name::from_static("x-request-id");
     const MARKER: Name = Name::from_static(NOT_DELIVERED);
     let mut edits = Edits::new();
     if head.header(NOT_DELIVERED).next().is_some() {
         edits.remove(MARKER);
+    }
+    if record.stranger {
+        claims::remove(head, &mut edits);
     }
     if head.header("x-request-id").next().is_some() {
         return edits;

@@ -2,7 +2,13 @@
 
 use std::net::SocketAddr;
 
-use crate::{telemetry::ResponseFlags, upstream::Unreachable};
+use bytes::Bytes;
+
+use crate::{
+    route::Attempt,
+    telemetry::ResponseFlags,
+    upstream::{Full, Unreachable},
+};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -19,17 +25,39 @@ pub(super) struct Fault {
     pub not_delivered: bool,
     /// Not a byte of an answer had come.
     pub silent: bool,
+    /// Lines that the answer has besides the usual ones.
+    pub headers: Vec<(&'static str, Bytes)>,
+    /// The answer has no text for a person: nothing is wrong.
+    pub is_bare: bool,
+    /// The status for a gRPC caller, where it is not the one that stands for `status`.
+    pub grpc_status: Option<u8>,
 }
 
 impl Fault {
     /// A fault of the upstream after the request was sent.
     pub(super) fn upstream(flag: ResponseFlags, status: u16, detail: impl Into<String>) -> Self {
-        Self { flag, status, detail: detail.into(), unsent: false, not_delivered: false, silent: false }
+        Self {
+            flag,
+            status,
+            detail: detail.into(),
+            unsent: false,
+            not_delivered: false,
+            silent: false,
+            headers: Vec::new(),
+            is_bare: false,
+            grpc_status: None,
+        }
     }
 
     /// No connection could be made.
     pub(super) fn unreachable(error: &Unreachable) -> Self {
         Self { unsent: true, ..Self::upstream(ResponseFlags::UF, 503, error.to_string()) }
+    }
+
+    /// A limit of the cluster was reached.
+    pub(super) fn full(full: Full, cluster: &str) -> Self {
+        let fault = Self::own(503, ResponseFlags::UO, format!("{} of {cluster} is reached", full.0));
+        Self { headers: vec![("x-envoy-overloaded", Bytes::from_static(b"true"))], ..fault }
     }
 
     /// There was no room for another connection, and none of the others has come free.
@@ -43,14 +71,33 @@ impl Fault {
         Self::upstream(flag, status, reason)
     }
 
+    /// True where the endpoint, or the way to it, is what failed.
+    pub(super) fn is_upstreams(&self) -> bool {
+        type F = ResponseFlags;
+        self.unsent || [F::UC, F::UF, F::UR, F::UT, F::UPE].into_iter().any(|flag| self.flag.contains(flag))
+    }
+
+    /// What came of the attempt.
+    pub(super) fn attempt(&self) -> Attempt {
+        match (self.not_delivered, self.unsent) {
+            (true, _) => Attempt::Refused,
+            (false, true) => Attempt::Unconnected,
+            (false, false) => Attempt::Unanswered,
+        }
+    }
+
     /// What a caller is told: enough to know whose fault it is, nothing of addresses or identities.
     pub(super) fn summary(&self) -> &str {
         match self.status {
+            _ if self.flag.contains(ResponseFlags::FI) => "a rule lets this request fail",
             403 => "access denied",
             404 => "no route matches this request",
+            413 => "the request is too large",
+            _ if self.flag.contains(ResponseFlags::RL) => "there are too many requests at this time",
             500 => "the route's backend is not valid",
             502 => "the upstream's answer is not valid HTTP",
             503 if self.flag.contains(ResponseFlags::OM) => "this proxy takes no request now",
+            503 if self.flag.contains(ResponseFlags::UO) => "there is too much to do for this service",
             503 => "the upstream can not be reached",
             504 => "the upstream did not answer in time",
             _ => &self.detail, // about the caller's own request

@@ -1,14 +1,21 @@
 //! Exchanges: requests of a caller and what they are answered.
 //!
-//! [`attempts`] finds somebody who answers, whatever the protocol: the choice of a route is `route`'s, of an endpoint `upstream`'s.
-//! [`h1`] and [`h2`] carry a request over a connection; [`fault`] is why that failed, and [`record`] what is told of it.
+//! [`attempts`] finds somebody who answers, whatever the protocol: the choice of a route is `route`'s, of an endpoint `upstream`'s, and
+//! [`tries`] says whether once more. What rules do before that is in [`rules`], copies are [`mirror`]'s.
+//! [`h1`] and [`h2`] carry a request over a connection ([`carrier`]); [`fault`] is why that failed, and [`record`] what is told of it.
+//! [`claims`] is what a caller that has proved nothing may not say of itself.
 
 mod attempts;
+mod carrier;
+mod claims;
 mod convert;
 mod fault;
 mod h1;
 mod h2;
+mod mirror;
 mod record;
+mod rules;
+mod tries;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -75,6 +82,11 @@ impl Side {
     /// True for a caller whose identity is proved, and which therefore may hear what did not happen.
     fn is_mesh_caller(&self) -> bool {
         matches!(self, Self::Inbound { caller, .. } if caller.identity().is_some())
+    }
+
+    /// True for a caller of the application whose identity is not proved.
+    fn is_stranger(&self) -> bool {
+        matches!(self, Self::Inbound { caller, .. } if caller.identity().is_none())
     }
 
     /// What the access rules say of the connection.

@@ -1,7 +1,7 @@
 //! What is told of a finished exchange: metrics always, a log line where the mode asks for it.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,7 +20,12 @@ use crate::{
 
 /// Gathered while an exchange goes on.
 pub(super) struct Record {
-    start: Instant,
+    /// When its head had come.
+    pub start: Instant,
+    /// The caller has come into the pod and has proved no identity.
+    pub stranger: bool,
+    /// Who asks.
+    pub caller: Option<IpAddr>,
     /// Status sent to the caller; 0 while none was.
     pub code: u16,
     /// Flags.
@@ -60,6 +65,8 @@ impl Record {
     pub(super) fn new(head_len: usize) -> Self {
         Self {
             start: Instant::now(),
+            stranger: false,
+            caller: None,
             code: 0,
             flags: ResponseFlags::NONE,
             reason: None,
@@ -124,6 +131,10 @@ impl Record {
             } else {
                 series.record_incomplete(self.received, self.sent);
             }
+        }
+        if let (Some(_), Some((route, object))) = (&self.reason, &self.route) {
+            let counters = &worker.shared.registry.proxy.rule_answers;
+            counters.inc(object.to_string(), route, &self.flags.to_string());
         }
         if let Some(route) = &self.route_series {
             route.record(self.complete && self.code < 500, duration);

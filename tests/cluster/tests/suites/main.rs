@@ -9,6 +9,7 @@ mod injection;
 mod life;
 mod ready;
 mod refusals;
+mod routes;
 mod traffic;
 
 fn main() -> std::process::ExitCode {
@@ -20,6 +21,7 @@ fn main() -> std::process::ExitCode {
         closed::SUITE,
         traffic::SUITE,
         canary::SUITE,
+        routes::SUITE,
         injection::SUITE,
         refusals::SUITE,
         cluster::SUITE,

@@ -607,6 +607,77 @@ async fn redis_works_and_mariadb_speaks_first_without_a_wait(case: &Case<'_>) {
     assert_eq!((connections(case, "servers") - before) as usize, calls, "each by mutual TLS");
 }
 
+/// Writes a configuration of nginx and becomes nginx: `/who` says how it was called, `/up` how much came, `/slow` takes three seconds.
+const NGINX: &str = r#"set -e; cd /tmp
+    head -c 33554432 /dev/zero > large; head -c 600000 /dev/zero > slow
+    printf '[req]\ndistinguished_name = name\n[name]\n' > openssl.cnf
+    /usr/bin/openssl req -x509 -config openssl.cnf -newkey rsa:2048 -nodes -subj /CN=web -days 1 -keyout key.pem -out cert.pem 2> /dev/null
+    echo 'daemon off; master_process off; pid /tmp/pid; error_log /tmp/error; events {}
+    http {
+        access_log off; client_max_body_size 64m; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy;
+        fastcgi_temp_path /tmp/fastcgi; uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
+        server {
+            listen [::]:8080 ipv6only=off; listen [::]:9000 http2 ipv6only=off; listen [::]:8443 ssl http2 ipv6only=off;
+            root /tmp; ssl_certificate /tmp/cert.pem; ssl_certificate_key /tmp/key.pem; ssl_protocols TLSv1.3;
+            location = /who { return 200 "$server_protocol $ssl_protocol\n"; }
+            location = /slow { limit_rate 200k; }
+            location = /up { proxy_http_version 1.1; proxy_pass http://127.0.0.1:18080; }
+        }
+        server { listen 127.0.0.1:18080; location / { return 200 "$http_content_length\n"; } }
+    }' > conf
+    exec /usr/sbin/nginx -c /tmp/conf -e /tmp/error"#;
+
+/// Each line is the answer to one call of nginx by curl; first those that are requests for the mesh.
+const CURL: &str = r#"set -e
+    curl() { /usr/bin/curl --silent --show-error --fail --max-time 60 "$@"; }
+    for way in "--http1.1 http://web:80" "--http1.1 http://web:81" "--http2-prior-knowledge http://web:90" "--http2-prior-knowledge http://web:91"; do
+        curl $way/who
+        head -c 33554432 /dev/zero | curl --upload-file - $way/up
+        curl $way/large | wc -c
+        curl --output /dev/null --write-out '%{time_starttransfer} %{time_total}\n' $way/slow
+    done
+    for port in 443 444; do
+        curl --insecure https://web:$port/who
+        curl --insecure --http1.1 https://web:$port/who
+        curl --insecure https://web:$port/large | wc -c
+    done"#;
+
+async fn nginx_serves_every_version_and_large_bodies(case: &Case<'_>) {
+    mesh::joined(case).await;
+    mesh::strict(case);
+    let shell = |script: &str| format!("/bin/busybox, sh, -c, {}", json!(script));
+    let machine = |name, node| Wanted { more: MACHINE, ..Wanted::new(name, node) };
+    case.apply(
+        &(machine("web", "node2").with(&[machine_container("nginx", &shell(NGINX), Some(8080))])
+            + &machine("client", "node1").with(&[machine_container("client", "/bin/busybox, sleep, '86400'", None)])
+            + &Wanted::new("outside", "node1").outside().waiting()
+            + "---\n{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [
+  {name: http, port: 80, targetPort: 8080}, {name: any-1, port: 81, targetPort: 8080},
+  {name: http2, port: 90, targetPort: 9000}, {name: any-2, port: 91, targetPort: 9000},
+  {name: https, port: 443, targetPort: 8443}, {name: any-tls, port: 444, targetPort: 8443}]}}"),
+    );
+    for pod in ["web", "client", "outside"] {
+        case.ready(pod).await;
+    }
+    pods::known(case, "client", &[&format!("web.{}.svc.cluster.local", case.namespace)]).await;
+    pods::refuses_plaintext(case, "outside", "http://web:81/who").await;
+
+    let said = case.exec("client", &["/bin/busybox", "sh", "-c", CURL]);
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 4 * 4 + 2 * 3, "{said}");
+    for (lines, version) in lines.chunks(4).zip(["HTTP/1.1", "HTTP/1.1", "HTTP/2.0", "HTTP/2.0"]) {
+        assert_eq!(lines[..3], [version, "33554432", "33554432"]);
+        // What comes slowly is passed on as it comes.
+        let seconds: Vec<f64> = lines[3].split(' ').map(|text| text.parse().unwrap()).collect();
+        assert!(seconds[0] < 1.0 && seconds[1] > 2.0, "{}", lines[3]);
+    }
+    for lines in lines[16..].chunks(3) {
+        assert_eq!(lines, ["HTTP/2.0 TLSv1.3", "HTTP/1.1 TLSv1.3", "33554432"]);
+    }
+    let requests = count(case, "web", "istio_requests_total", &[AT_SERVER, MUTUAL]);
+    assert_eq!((requests, connections(case, "web")), (16.0, 6.0), "each by mutual TLS");
+}
+
 fn options() -> anyhow::Result<Options> {
     Ok(Options { dual_stack: true, ..mesh::options()? })
 }
@@ -623,6 +694,7 @@ pub(crate) const SUITE: Suite = Suite {
         grpc_streams_and_websockets_cross_nodes,
         every_protocol_crosses_the_border_of_the_mesh,
         redis_works_and_mariadb_speaks_first_without_a_wait,
+        nginx_serves_every_version_and_large_bodies,
         peers_find_each_other_before_they_are_ready,
         node_ports_and_host_ports_serve_callers_from_outside,
     ],

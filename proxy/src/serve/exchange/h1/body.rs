@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
     http::{Framing, Refused, h1::BodyScanner},
@@ -14,6 +14,8 @@ use crate::{
 pub(super) enum BodyError {
     /// The sender's bytes are no valid body.
     Malformed(Refused),
+    /// It is larger than a rule allows.
+    TooLarge,
     /// The sender went away in the middle.
     Truncated,
     /// Reading from the sender failed.
@@ -31,6 +33,9 @@ pub(super) enum Waits {
     ForReceiver,
 }
 
+/// Bytes of a request that are kept for another attempt, where a rule may want one.
+const KEPT: usize = 64 * 1024;
+
 /// A body on its way.
 pub(super) struct BodyPump {
     scanner: BodyScanner,
@@ -38,6 +43,12 @@ pub(super) struct BodyPump {
     judged: usize,
     /// Bytes at the front of the sender's buffer that are the whole body, were written, and may have to be written again.
     held: usize,
+    /// Copies of what was judged so far, where another attempt may want them.
+    kept: Option<Kept>,
+    /// What is being written again.
+    replay: Bytes,
+    /// No more bytes may come, framing included.
+    most: u64,
     /// Only the payload goes out (to an HTTP/1.0 client, which takes no chunks).
     payload_only: bool,
     /// Bytes of framing at the front of the buffer that are left out.
@@ -49,6 +60,14 @@ pub(super) struct BodyPump {
     pub waits: Waits,
 }
 
+/// What was judged of a body since its beginning.
+#[derive(Debug)]
+enum Kept {
+    All(BytesMut),
+    /// It was too much.
+    Lost,
+}
+
 impl BodyPump {
     /// A pump for a body with this framing; nothing of it has been looked at.
     pub(super) fn new(framing: Framing, payload_only: bool) -> Self {
@@ -56,11 +75,41 @@ impl BodyPump {
             scanner: BodyScanner::new(framing),
             judged: 0,
             held: 0,
+            kept: None,
+            replay: Bytes::new(),
+            most: u64::MAX,
             payload_only,
             skip: 0,
             done: framing.is_empty(),
             moved: 0,
             waits: Waits::ForSender,
+        }
+    }
+
+    /// A larger body is an error.
+    pub(super) fn limit(&mut self, most: u64) {
+        self.most = most;
+    }
+
+    /// All of the body, if it has come and is still here.
+    pub(super) fn all(&self, from: &Conn) -> Option<Bytes> {
+        match &self.kept {
+            _ if !self.done => None,
+            Some(Kept::All(kept)) => Some(Bytes::copy_from_slice(kept)),
+            Some(Kept::Lost) => None,
+            None if self.moved > 0 => None,
+            None => {
+                let here = from.read.get(..self.held.saturating_add(self.judged)).unwrap_or_default();
+                (here.len() <= KEPT).then(|| Bytes::copy_from_slice(here))
+            }
+        }
+    }
+
+    /// Keeps a copy of all that comes, so that another attempt can send it again. A body that is whole in the sender's buffer needs none.
+    pub(super) fn keep(&mut self, from: &Conn) {
+        if self.kept.is_none() && !self.done && self.moved == 0 {
+            self.kept = Some(Kept::All(BytesMut::new()));
+            self.copy(from.read.get(..self.judged).unwrap_or_default());
         }
     }
 
@@ -89,14 +138,32 @@ impl BodyPump {
         }
     }
 
-    /// Another attempt begins: what is held has to be written again, and what was never written still has to be.
-    pub(super) fn again(&mut self) {
-        self.judged = self.judged.saturating_add(std::mem::take(&mut self.held));
+    /// Another attempt begins: what is held or was kept has to be written again, and what was never written still has to be.
+    pub(super) fn again(&mut self, from: &mut Conn) {
+        if self.moved == 0 {
+            self.judged = self.judged.saturating_add(std::mem::take(&mut self.held));
+        } else if let Some(Kept::All(kept)) = &self.kept {
+            // What was judged and not written is among it.
+            self.replay = Bytes::copy_from_slice(kept);
+            from.read.advance(self.judged.min(from.read.len()));
+            let dropped = std::mem::take(&mut self.judged);
+            self.count(dropped);
+        }
     }
 
     /// True while all that has come of the body is still here, so that another attempt can send it again.
     pub(super) fn is_still_here(&self) -> bool {
-        self.moved == 0
+        self.moved == 0 || matches!(self.kept, Some(Kept::All(_)))
+    }
+
+    fn copy(&mut self, judged: &[u8]) {
+        if let Some(Kept::All(kept)) = &mut self.kept {
+            if kept.len().saturating_add(judged.len()) > KEPT {
+                self.kept = Some(Kept::Lost);
+            } else {
+                kept.extend_from_slice(judged);
+            }
+        }
     }
 
     /// No further attempt is made: takes what is held out of the sender's buffer.
@@ -114,12 +181,17 @@ impl BodyPump {
 
     /// True when no byte of the body is missing and none waits to be written.
     pub(super) fn is_done(&self) -> bool {
-        self.done && self.judged == 0 && self.skip == 0
+        self.done && self.judged == 0 && self.skip == 0 && self.replay.is_empty()
     }
 
     /// True when the end of the body has come: it is in the sender's buffer, or has gone.
     pub(super) fn is_whole(&self) -> bool {
         self.done
+    }
+
+    fn is_too_large(&self) -> bool {
+        let here = u64::try_from(self.held.saturating_add(self.judged)).unwrap_or(u64::MAX);
+        self.moved.saturating_add(here) > self.most
     }
 
     fn count(&mut self, bytes: usize) {
@@ -128,7 +200,15 @@ impl BodyPump {
 
     /// Moves what can be moved now.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, from: &mut Conn, to: &mut Conn) -> Poll<Result<(), BodyError>> {
+        while !self.replay.is_empty() {
+            self.waits = Waits::ForReceiver;
+            let written = ready!(to.poll_write(cx, &self.replay)).map_err(|_| BodyError::Write)?;
+            self.replay.advance(written);
+        }
         loop {
+            if self.is_too_large() {
+                return Poll::Ready(Err(BodyError::TooLarge));
+            }
             if self.skip > 0 {
                 from.read.advance(self.skip.min(from.read.len()));
                 self.skip = 0;
@@ -175,6 +255,7 @@ impl BodyPump {
             let scanned = self.scanner.scan(&from.read).map_err(BodyError::Malformed)?;
             self.judged = scanned.len;
             self.done = scanned.done;
+            self.copy(from.read.get(..scanned.len).unwrap_or_default());
         }
         Ok(())
     }
@@ -211,7 +292,7 @@ mod tests {
         let mut pump = BodyPump::new(Framing::Length(5), false);
         pump.look(&caller).unwrap();
         for _ in 0..3 {
-            pump.again(); // the endpoint refused: nothing was written
+            pump.again(&mut caller); // the endpoint refused: nothing was written
             assert_eq!((pump.first(), pump.is_done(), pump.is_still_here()), (5, false, true));
         }
         pump.discard(&mut caller);
@@ -225,7 +306,7 @@ mod tests {
         pump.look(&caller).unwrap();
         pump.first_written(&mut caller);
         assert!(pump.is_done() && pump.is_still_here());
-        pump.again();
+        pump.again(&mut caller);
         assert_eq!((pump.first(), pump.is_done()), (5, false));
         pump.first_written(&mut caller);
         pump.release(&mut caller);
@@ -249,12 +330,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_that_is_kept_can_be_sent_again_from_its_beginning() {
+        let (mut far, mut caller) = caller_with(b"123").await;
+        let (mut upstream, mut app) = pair().await;
+        let mut pump = BodyPump::new(Framing::Length(8), false);
+        pump.look(&caller).unwrap();
+        pump.keep(&caller);
+        pump.first_written(&mut caller);
+        far.write_all(b"45", &[]).await.unwrap();
+        while caller.read.is_empty() {
+            caller.fill().await.unwrap();
+        }
+        assert!(poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut caller, &mut upstream))).await.is_pending());
+        assert!(pump.is_still_here() && !pump.is_whole());
+        for _ in 0..2 {
+            pump.again(&mut caller);
+            assert_eq!((pump.first(), pump.is_done()), (0, false));
+        }
+        far.write_all(b"678GET", &[]).await.unwrap();
+        let (mut second, mut other) = pair().await;
+        poll_fn(|cx| pump.poll(cx, &mut caller, &mut second)).await.unwrap();
+        while other.read.len() < 8 {
+            other.fill().await.unwrap();
+        }
+        app.fill().await.unwrap();
+        assert_eq!((&app.read[..], &other.read[..], &caller.read[..]), (&b"45"[..], &b"12345678"[..], &b"GET"[..]));
+        assert!(pump.is_done() && pump.is_still_here());
+        assert_eq!(pump.moved, 8, "what is sent again came once");
+    }
+
+    #[tokio::test]
+    async fn too_large_a_body_is_not_kept() {
+        let (mut far, mut caller) = caller_with(b"1").await;
+        let (mut upstream, mut app) = pair().await;
+        let mut pump = BodyPump::new(Framing::Length(100_000), false);
+        pump.look(&caller).unwrap();
+        pump.keep(&caller);
+        pump.first_written(&mut caller);
+        let rest = vec![b'x'; 99_999];
+        let (sent, moved, read) =
+            tokio::join!(far.write_all(&rest, &[]), poll_fn(|cx| pump.poll(cx, &mut caller, &mut upstream)), async {
+                while app.read.len() < 99_999 {
+                    app.fill().await.unwrap();
+                }
+            });
+        sent.unwrap();
+        moved.unwrap();
+        let () = read;
+        assert!(!pump.is_still_here() && pump.moved == 100_000);
+    }
+
+    #[tokio::test]
     async fn what_is_judged_and_refused_before_the_first_write_is_not_judged_twice() {
         let (mut far, mut caller) = caller_with(b"12").await;
         let (mut upstream, mut app) = pair().await;
         let mut pump = BodyPump::new(Framing::Length(5), false);
         pump.look(&caller).unwrap();
-        pump.again();
+        pump.again(&mut caller);
         upstream.write_all(&caller.read[..pump.first()], &[]).await.unwrap();
         pump.first_written(&mut caller);
         far.write_all(b"345GET", &[]).await.unwrap();

@@ -1,25 +1,26 @@
 //! One request over a connection of HTTP/1.1: a kept one, or a new one.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     body::BodyPump,
+    copy::{Copying, copying},
     forward::{self, await_head},
     is_not_delivered,
 };
 use crate::{
     http::{
-        Edits, RequestHead, ResponseHead, Version,
+        RequestHead, ResponseHead, Version,
         h1::{ForwardRequest, write_request},
     },
-    net::{Conn, Io},
+    net::{Conn, Io, Slot},
     serve::{
         Worker,
         exchange::{
-            attempts::{Answered, Carrier, Kept, PATIENCE, is_safe, own_edits},
+            attempts::{Answered, Carrier, Kept, Onward, PATIENCE, is_safe, own_edits},
             convert,
             fault::Fault,
             record::Record,
@@ -27,11 +28,11 @@ use crate::{
     },
     telemetry::ResponseFlags,
     tls::Alpn,
-    upstream::{ClusterInfo, Connected, Endpoint},
+    upstream::{Breaker, ClusterInfo, Connected, Endpoint, Full, Keeping},
 };
 
 /// The first kept connection that will do.
-fn take(kept: Kept, next: impl Fn() -> Option<Connected>) -> Option<Connected> {
+pub(super) fn take(kept: Kept, next: impl Fn() -> Option<Connected>) -> Option<Connected> {
     match kept {
         Kept::Any => next(),
         Kept::Proven => std::iter::from_fn(next).find_map(|mut found| found.conn.is_quiet_now().then_some(found)),
@@ -58,7 +59,7 @@ impl Carrier for H1<'_> {
         to: &Endpoint,
         kept: Kept,
         cluster: &ClusterInfo,
-        edits: &[&Edits],
+        onward: &Onward<'_>,
     ) -> Result<Self::Answer, Fault> {
         let worker = self.worker;
         let limit = cluster.connect_timeout;
@@ -66,20 +67,55 @@ impl Carrier for H1<'_> {
         let converts =
             cluster.version == Some(Version::Http2) && self.head.upgrade().is_none() && !self.head.is_connect();
         let connected = if converts {
-            Box::pin(convert::to_http2(worker, to, kept, limit)).await?
+            Box::pin(convert::to_http2(worker, to, kept, cluster)).await?
         } else {
             match take(kept, || worker.pool.take(to, Instant::now())) {
                 Some(connected) => connected,
-                None => Box::pin(connected(worker, to, kept, limit)).await?,
+                None => Box::pin(connected(worker, to, kept, limit, Some(&cluster.breaker))).await?,
             }
         };
-        let (upstream, response) = self.over(connected, edits).await?;
+        let (upstream, response) = self.over(connected, onward).await?;
         if (to.mesh.is_some() || converts) && is_not_delivered(&response) {
             let detail = format!("the application behind {} did not accept the request", to.address);
             let fault = Fault::upstream(ResponseFlags::UF, 503, detail);
             return Err(Fault { unsent: true, not_delivered: true, ..fault });
         }
         Ok((upstream, response))
+    }
+
+    fn status((_, head): &Self::Answer) -> u16 {
+        head.status()
+    }
+
+    fn header<'a>((_, head): &'a Self::Answer, name: &str) -> Option<&'a [u8]> {
+        head.header(name).next()
+    }
+
+    fn discard(&mut self, (mut conn, head): Self::Answer, from: &Endpoint, keeping: Keeping) {
+        let mut rest = BodyPump::new(head.framing(), false);
+        // An answer that is not all here ends with its connection.
+        if rest.look(&conn).is_ok() && rest.is_whole() && head.keep_alive() && self.body.is_done() {
+            rest.discard(&mut conn);
+            drop(head); // it holds the read buffer, which can only be given back when nobody else does
+            if conn.read.is_empty() && !conn.eof {
+                self.worker.pool.give(from, conn, keeping, Instant::now());
+            }
+        }
+    }
+
+    fn keep(&mut self) {
+        self.body.keep(self.caller);
+    }
+
+    fn limit(&mut self, most: u64) {
+        self.body.limit(most);
+    }
+
+    fn copy(&self, to: Arc<Endpoint>, info: Arc<ClusterInfo>, onward: &Onward<'_>) -> Option<Copying> {
+        // A tunnel has no copy, and what goes on in another version is not sent by this one.
+        let is_plain = self.head.upgrade().is_none() && !self.head.is_connect() && info.version != Some(Version::Http2);
+        let body = self.body.all(self.caller).filter(|_| is_plain)?;
+        copying(self.worker, self.head, &body, to, info, onward)
     }
 
     fn is_still_here(&self) -> bool {
@@ -91,7 +127,7 @@ impl Carrier for H1<'_> {
     }
 
     fn again(&mut self) {
-        self.body.again();
+        self.body.again(self.caller);
     }
 }
 
@@ -105,6 +141,7 @@ impl H1<'_> {
         let (worker, app) = (self.worker, self.meant);
         record.app = Some(app);
         let edits = [&edits];
+        let onward = Onward::with_edits(&edits);
         let sent = Instant::now();
         let mut kept = Kept::of(self.head);
         loop {
@@ -116,7 +153,7 @@ impl H1<'_> {
                 },
             };
             let reused = connected.reused;
-            match self.over(connected, &edits).await {
+            match self.over(connected, &onward).await {
                 Ok(answer) => {
                     record.first_byte = Some(sent.elapsed());
                     return Ok(Answered::by_app(answer, app));
@@ -129,7 +166,7 @@ impl H1<'_> {
                         && self.body.is_still_here() =>
                 {
                     kept = Kept::Never;
-                    self.body.again();
+                    self.body.again(self.caller);
                 }
                 Err(fault) => return Err(fault),
             }
@@ -140,25 +177,30 @@ impl H1<'_> {
     async fn over(
         &mut self,
         Connected { mut conn, reused }: Connected,
-        edits: &[&Edits],
+        onward: &Onward<'_>,
     ) -> Result<(Conn, ResponseHead), Fault> {
         let Self { worker, caller, meant, head, body, out } = self;
         out.clear();
         // An HTTP/1.0 client need not name a host; what goes out is HTTP/1.1, whose readers refuse a request without one.
-        let named = head.authority().is_empty().then(|| meant.to_string());
-        let authority = named.as_deref().map(str::as_bytes);
-        write_request(out, head, edits, &ForwardRequest { authority, ..ForwardRequest::unchanged(head) });
+        let named = (onward.host.is_none() && head.authority().is_empty()).then(|| meant.to_string());
+        let authority = onward.host.or(named.as_deref().map(str::as_bytes));
+        let how =
+            ForwardRequest { authority, path_and_query: onward.path_and_query, ..ForwardRequest::unchanged(head) };
+        write_request(out, head, onward.edits, &how);
         if let Err(error) = forward::write_first(&mut conn, out, caller, body).await {
             let fault = Fault::upstream(ResponseFlags::UC, 503, format!("sending the request failed: {error}"));
             return Err(Fault { silent: reused, ..fault });
         }
         body.first_written(caller);
-        match await_head(caller, &mut conn, body, head.asked(), &worker.limits).await {
+        match await_head(caller, &mut conn, body, head.asked(), &worker.limits, onward.idle).await {
             Ok(response) => Ok((conn, response)),
             Err(fault) => Err(Fault { silent: fault.silent && reused, ..fault }),
         }
     }
 }
+
+/// How often who waits for room among a cluster's connections looks whether another worker has left some.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A new connection to an endpoint, or a kept one that has become free meanwhile.
 ///
@@ -169,21 +211,31 @@ pub(in crate::serve::exchange) async fn connected(
     endpoint: &Endpoint,
     kept: Kept,
     limit: Duration,
+    breaker: Option<&Breaker>,
 ) -> Result<Connected, Fault> {
+    let full = |full: Full| Fault::full(full, &endpoint.address.to_string());
     let end = Instant::now() + PATIENCE;
+    let _pending = breaker.map(Breaker::pending).transpose().map_err(full)?;
     loop {
-        if let Some(_room) = worker.pool.room(endpoint) {
-            return match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
-                Ok(conn) => {
-                    endpoint.state.reached();
-                    Ok(Connected { conn, reused: false })
+        match breaker.map_or(Ok(None), Breaker::connection) {
+            Ok(slot) => {
+                if let Some(_room) = worker.pool.room(endpoint) {
+                    return connect(worker, endpoint, limit, slot).await;
                 }
-                Err(error) => {
-                    endpoint.state.unreachable(Instant::now());
-                    tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
-                    Err(Fault::unreachable(&error))
+            }
+            Err(_) if breaker.is_some_and(|breaker| worker.pool.spare(breaker)) => continue,
+            Err(reached) => {
+                let _ = timeout_at(end.min(Instant::now() + LOOK), worker.pool.given(endpoint)).await;
+                // A kept one is better than none, if the kernel knows of no end of it.
+                let kept = if kept == Kept::Never { Kept::Proven } else { kept };
+                if let Some(connected) = take(kept, || worker.pool.take(endpoint, Instant::now())) {
+                    return Ok(connected);
                 }
-            };
+                if Instant::now() >= end {
+                    return Err(full(reached));
+                }
+                continue;
+            }
         }
         let waited = timeout_at(end, worker.pool.freed(endpoint)).await;
         if let Some(connected) = take(kept, || worker.pool.take(endpoint, Instant::now())) {
@@ -192,6 +244,26 @@ pub(in crate::serve::exchange) async fn connected(
         // What the others have met would meet this one as well.
         if waited.is_err() || endpoint.state.is_avoided(Instant::now()) {
             return Err(Fault::no_room(endpoint.address));
+        }
+    }
+}
+
+async fn connect(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    limit: Duration,
+    slot: Option<Slot>,
+) -> Result<Connected, Fault> {
+    match worker.connector.connect(endpoint, Alpn::Http1, limit).await {
+        Ok(mut conn) => {
+            conn.slot = slot;
+            endpoint.state.reached();
+            Ok(Connected { conn, reused: false })
+        }
+        Err(error) => {
+            endpoint.state.unreachable(Instant::now());
+            tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
+            Err(Fault::unreachable(&error))
         }
     }
 }

@@ -8,7 +8,7 @@ use super::body::{BodyError, BodyPump, Waits};
 use crate::{
     http::{Asked, Limits, ResponseHead, h1::ResponseDecoder},
     net::{Conn, Deadline},
-    serve::exchange::{STALL, fault::Fault},
+    serve::exchange::{STALL, attempts, fault::Fault},
     telemetry::ResponseFlags,
 };
 
@@ -20,21 +20,16 @@ const AHEAD: usize = 16 * 1024;
 /// The caller is gone, or what it sends is no body.
 pub(super) fn caller_fault(error: BodyError) -> Fault {
     match error {
-        BodyError::Malformed(refused) => Fault {
-            flag: ResponseFlags::DPE,
-            status: refused.status,
-            detail: refused.reason.to_owned(),
-            unsent: false,
-            not_delivered: false,
-            silent: false,
-        },
+        BodyError::Malformed(refused) => Fault::upstream(ResponseFlags::DPE, refused.status, refused.reason),
+        BodyError::TooLarge => Fault::own(413, ResponseFlags::NONE, "the body is larger than the route allows".into()),
         BodyError::Truncated | BodyError::Read | BodyError::Write => {
             Fault::upstream(ResponseFlags::DC, 0, "the caller went away")
         }
     }
 }
 
-/// Waits for the head of the answer, while the rest of the request's body goes up and the caller is watched.
+/// Waits for the head of the answer, while the rest of the request's body goes up and the caller is watched. Nothing may stand still for
+/// longer than `idle`.
 ///
 /// # Errors
 /// [`Fault`].
@@ -44,9 +39,14 @@ pub(super) async fn await_head(
     request: &mut BodyPump,
     asked: Asked,
     limits: &Limits,
+    idle: Option<Duration>,
 ) -> Result<ResponseHead, Fault> {
     let mut decoder = ResponseDecoder::new();
     let mut deadline = Deadline::default();
+    let mut quiet = Deadline::default();
+    if let Some(idle) = idle {
+        quiet.set(idle);
+    }
     // Also for a body that is written: what the TLS layer still holds of it is pushed out by the pump.
     let mut sending = true;
     if !request.is_done() {
@@ -69,6 +69,9 @@ pub(super) async fn await_head(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(caller_fault(error))),
                 Poll::Pending if request.moved != before => deadline.set(STALL),
                 Poll::Pending => {}
+            }
+            if let Some(idle) = idle.filter(|_| request.moved != before) {
+                quiet.set(idle);
             }
         }
         loop {
@@ -104,6 +107,10 @@ pub(super) async fn await_head(
             half_closed = true;
             deadline.set(HALF_CLOSED);
         }
+        if quiet.poll(cx).is_ready() {
+            let fault = Fault::own(504, ResponseFlags::SI, "nothing moved for as long as the route allows".into());
+            return Poll::Ready(Err(fault));
+        }
         deadline.poll(cx).map(|()| {
             Err(match (sending, request.waits) {
                 (true, Waits::ForSender) => {
@@ -128,8 +135,13 @@ pub(super) async fn finish(
     upstream: &mut Conn,
     request: &mut BodyPump,
     response: &mut BodyPump,
+    rule: attempts::Limits,
 ) -> Result<(), Fault> {
     let mut deadline = Deadline::default();
+    let mut whole = Deadline::default();
+    if let Some(end) = rule.deadline {
+        whole.set_at(end);
+    }
     let mut sending = true; // as in `await_head`
     let mut waited_for = response.waits;
     poll_fn(|cx| {
@@ -147,7 +159,7 @@ pub(super) async fn finish(
             Poll::Ready(Err(error)) => {
                 return Poll::Ready(Err(match error {
                     BodyError::Malformed(refused) => Fault::upstream(ResponseFlags::UPE, 0, refused.reason),
-                    BodyError::Truncated | BodyError::Read => {
+                    BodyError::TooLarge | BodyError::Truncated | BodyError::Read => {
                         Fault::upstream(ResponseFlags::UC, 0, "the upstream's answer was cut short")
                     }
                     BodyError::Write => Fault::upstream(ResponseFlags::DC, 0, "the caller went away"),
@@ -157,9 +169,9 @@ pub(super) async fn finish(
         }
         // A quiet upstream may stream events for hours; a caller that takes nothing holds buffers and a connection.
         let limit = match response.waits {
-            Waits::ForReceiver => Some(STALL),
-            Waits::ForSender if caller.eof => Some(HALF_CLOSED),
-            Waits::ForSender => None,
+            Waits::ForReceiver => Some(rule.idle.map_or(STALL, |idle| idle.min(STALL))),
+            Waits::ForSender if caller.eof => Some(rule.idle.map_or(HALF_CLOSED, |idle| idle.min(HALF_CLOSED))),
+            Waits::ForSender => rule.idle,
         };
         match limit {
             None => deadline.clear(),
@@ -178,11 +190,18 @@ pub(super) async fn finish(
                 _ => {}
             }
         }
+        if whole.poll(cx).is_ready() {
+            let detail = "the answer was not whole in the time that the route gives";
+            return Poll::Ready(Err(Fault::upstream(ResponseFlags::UT, 0, detail)));
+        }
         deadline.poll(cx).map(|()| {
             Err(match response.waits {
                 Waits::ForReceiver => Fault::upstream(ResponseFlags::SI, 0, "the caller stopped taking the answer"),
-                Waits::ForSender => {
+                Waits::ForSender if caller.eof => {
                     Fault::upstream(ResponseFlags::DC, 0, "the caller closed its side of a quiet answer")
+                }
+                Waits::ForSender => {
+                    Fault::upstream(ResponseFlags::SI, 0, "nothing moved for as long as the route allows")
                 }
             })
         })

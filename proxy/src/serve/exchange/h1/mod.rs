@@ -4,6 +4,7 @@
 
 mod body;
 mod carry;
+mod copy;
 mod forward;
 
 use std::{future::poll_fn, net::SocketAddr, pin::pin, task::Poll, time::Duration};
@@ -11,14 +12,15 @@ use std::{future::poll_fn, net::SocketAddr, pin::pin, task::Poll, time::Duration
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-pub(super) use self::carry::connected;
 use self::{body::BodyPump, carry::H1};
+pub(super) use self::{carry::connected, copy::Copying};
 use super::{
     HEAD, NOT_DELIVERED, STALL, Side,
     attempts::{self, Answered, Outcome, Place},
     closed,
     fault::Fault,
     record::Record,
+    tries::within,
 };
 use crate::{
     http::{
@@ -132,6 +134,8 @@ async fn counted(
 ) -> Next {
     let _counted = worker.shared.drain.enter(worker.id);
     let mut record = Record::new(head.len());
+    record.stranger = side.is_stranger();
+    record.caller = Some(peer.ip());
     // A request that is refused from its beginning is answered.
     let admission = side.admission().filter(|admission| !admission.is_refused());
     let next = until_refused(admission, pin!(exchange(worker, conn, side, &head, out, &mut record))).await;
@@ -183,8 +187,7 @@ async fn exchange(
         Ok(Outcome::Answered(answered)) => {
             answer(worker, conn, head, &mut request, answered, out, record, wants_more).await
         }
-        Ok(Outcome::Own { status, flag, reason }) => {
-            let fault = Fault::own(status, flag, reason);
+        Ok(Outcome::Own(fault)) => {
             // A body that nobody reads stands between this request and the next one.
             let keep = wants_more && request.is_whole();
             request.discard(conn);
@@ -218,7 +221,7 @@ async fn answer(
     record: &mut Record,
     wants_more: bool,
 ) -> Next {
-    let Answered { answer: (mut upstream, mut response), edits, place, _in_flight } = answered;
+    let Answered { answer: (mut upstream, mut response), edits, place, limits, _in_flight, _slot } = answered;
     let strip = strip();
     let edits: [&Edits; 3] = [&strip, &edits[0], &edits[1]];
     loop {
@@ -254,7 +257,13 @@ async fn answer(
             }
         }
         if interim {
-            match forward::await_head(conn, &mut upstream, request, head.asked(), &worker.limits).await {
+            let next = {
+                let asked = head.asked();
+                let head = forward::await_head(conn, &mut upstream, request, asked, &worker.limits, limits.idle);
+                within(limits.deadline, pin!(head)).await
+            };
+            let late = || Fault::upstream(ResponseFlags::UT, 504, "the time that the route gives has passed");
+            match next.unwrap_or_else(|| Err(late())) {
                 Ok(next) => response = next,
                 Err(fault) => {
                     answer_fault(conn, out, record, Some(head), &fault, false, false).await;
@@ -276,7 +285,7 @@ async fn answer(
         pump.first_written(&mut upstream);
         pump.release(&mut upstream);
         if !pump.is_done()
-            && let Err(fault) = forward::finish(conn, &mut upstream, request, &mut pump).await
+            && let Err(fault) = forward::finish(conn, &mut upstream, request, &mut pump, limits).await
         {
             record.sent = record.sent.saturating_add(pump.moved);
             record.flags |= fault.flag;
@@ -299,7 +308,9 @@ async fn answer(
 fn keep(worker: &Worker, place: &Place, conn: Conn) {
     let now = Instant::now();
     match place {
-        Place::Endpoint(endpoint) => worker.pool.give(endpoint, conn, now),
+        // What this worker has no use for, another one may wait for.
+        Place::Endpoint(endpoint, info) if info.breaker.is_awaited() && !worker.pool.is_awaited(endpoint) => {}
+        Place::Endpoint(endpoint, info) => worker.pool.give(endpoint, conn, info.keeping, now),
         Place::App(address) => worker.pool.give_app(*address, conn, now),
     }
 }
@@ -333,8 +344,9 @@ async fn answer_fault(
     }
     let id = head.and_then(|head| head.header("x-request-id").next()).or(record.request_id.as_deref());
     let id = id.unwrap_or_default();
-    let body = format!("weir: {}, request id {}\n", fault.summary(), String::from_utf8_lossy(id));
-    let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(2);
+    let text = || format!("weir: {}, request id {}\n", fault.summary(), String::from_utf8_lossy(id));
+    let body = if fault.is_bare { String::new() } else { text() };
+    let mut headers: Vec<(&str, &[u8])> = fault.headers.iter().map(|(name, value)| (*name, &value[..])).collect();
     if !id.is_empty() {
         headers.push(("x-request-id", id));
     }

@@ -3,11 +3,12 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
-use http::HeaderMap;
 
-use super::chunks::Chunks;
 use crate::{
+    http::{
+        Trailers,
+        h2::{Chunks, Error, ForwardTrailers, Receiver, Sender},
+    },
     net::Deadline,
     serve::exchange::{NOT_DELIVERED, STALL},
 };
@@ -19,9 +20,11 @@ const HELD: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) enum FlowError {
     /// What sends it.
-    Sender(h2::Error),
+    Sender(Error),
     /// What takes it.
     Receiver,
+    /// It is larger than a rule allows.
+    TooLarge,
 }
 
 /// What a flow that is not done waits for.
@@ -35,14 +38,11 @@ enum Waits {
 
 /// Data and trailers on their way.
 pub(super) struct Flow {
-    from: RecvStream,
+    from: Receiver,
     /// Read and not yet sent.
     chunk: Bytes,
-    /// What has come behind it, still counted against the sender's window. The `h2` crate would keep it as frames: of a stream of small
-    /// ones several times its size, both where it was read and where it waits to be sent.
-    ahead: Chunks,
     held: Option<Held>,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Trailers>,
     /// There is nothing but the head.
     is_empty: bool,
     /// All has been read.
@@ -51,6 +51,8 @@ pub(super) struct Flow {
     done: bool,
     /// Bytes of data read.
     pub moved: u64,
+    /// No more may come.
+    most: u64,
     /// What the last poll waited for.
     waits: Waits,
 }
@@ -67,18 +69,18 @@ struct Held {
 
 impl Flow {
     /// What comes from here. Where `hold`, it is kept until [`Self::release`].
-    pub(super) fn new(from: RecvStream, hold: bool) -> Self {
-        let is_empty = from.is_end_stream();
+    pub(super) fn new(from: Receiver, hold: bool) -> Self {
+        let is_empty = from.is_at_end();
         Self {
             from,
             chunk: Bytes::new(),
-            ahead: Chunks::default(),
             held: hold.then(Held::default),
             trailers: None,
             is_empty,
             ended: is_empty,
             done: is_empty,
             moved: 0,
+            most: u64::MAX,
             waits: Waits::ForSender,
         }
     }
@@ -103,6 +105,17 @@ impl Flow {
         self.held.as_ref().is_some_and(|held| !held.lost)
     }
 
+    /// A larger body is an error.
+    pub(super) fn limit(&mut self, most: u64) {
+        self.most = most;
+    }
+
+    /// All of the body, if it has come and is still here.
+    pub(super) fn all(&self) -> Option<Bytes> {
+        let held = self.held.as_ref().filter(|held| self.ended && !held.lost)?;
+        Some(held.chunks.all())
+    }
+
     /// It is sent again from its beginning.
     pub(super) fn again(&mut self) {
         if let Some(held) = &mut self.held {
@@ -121,22 +134,19 @@ impl Flow {
     }
 
     /// The trailers that have come.
-    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+    pub(super) fn trailers(&self) -> Option<&Trailers> {
         self.trailers.as_ref()
     }
 
     /// Moves what can be moved now.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Result<(), FlowError>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, to: &mut Sender) -> Poll<Result<(), FlowError>> {
         loop {
             if self.done {
                 return Poll::Ready(Ok(()));
             }
             if !self.chunk.is_empty() {
                 self.waits = Waits::ForReceiver;
-                if self.poll_send(cx, to)?.is_pending() {
-                    let _ = self.read_ahead(cx);
-                    return Poll::Pending;
-                }
+                ready!(self.poll_send(cx, to))?;
                 continue;
             }
             if let Some(chunk) = self.held.as_mut().and_then(Held::next) {
@@ -145,76 +155,44 @@ impl Flow {
             }
             if self.ended {
                 self.done = true;
-                return Poll::Ready(
-                    match self.trailers.clone() {
-                        Some(trailers) => to.send_trailers(trailers),
-                        None => to.send_data(Bytes::new(), true),
-                    }
-                    .map_err(|_| FlowError::Receiver),
-                );
+                let sent = match &self.trailers {
+                    Some(trailers) => to.send(&ForwardTrailers { trailers, without: NOT_DELIVERED }, true),
+                    None => ready!(to.poll_send(cx, &mut Bytes::new(), true)),
+                };
+                return Poll::Ready(sent.map_err(|_| FlowError::Receiver));
             }
             self.waits = Waits::ForSender;
             ready!(self.poll_read(cx))?;
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Result<(), FlowError>> {
-        to.reserve_capacity(self.chunk.len());
-        while to.capacity() == 0 {
-            match ready!(to.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(FlowError::Receiver)),
-            }
-        }
-        let piece = self.chunk.split_to(to.capacity().min(self.chunk.len()));
+    fn poll_send(&mut self, cx: &mut Context<'_>, to: &mut Sender) -> Poll<Result<(), FlowError>> {
         let replayed = self.held.as_ref().is_none_or(Held::is_sent);
-        let last = self.chunk.is_empty() && self.ended && replayed && self.trailers.is_none();
-        to.send_data(piece, last).map_err(|_| FlowError::Receiver)?;
-        self.done = last;
+        let last = self.ended && replayed && self.trailers.is_none();
+        ready!(to.poll_send(cx, &mut self.chunk, last)).map_err(|_| FlowError::Receiver)?;
+        self.done = last && self.chunk.is_empty();
         Poll::Ready(Ok(()))
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
-        let came = if self.ahead.is_at_end() { self.read_ahead(cx) } else { Poll::Pending };
-        if let Some(chunk) = self.ahead.take() {
-            self.begin(chunk);
-            return Poll::Ready(Ok(()));
-        }
-        match ready!(came) {
-            Some(error) => Poll::Ready(Err(FlowError::Sender(error))),
-            None => {
-                self.trailers = ready!(self.from.poll_trailers(cx)).map_err(FlowError::Sender)?;
-                if let Some(trailers) = &mut self.trailers {
-                    trailers.remove(NOT_DELIVERED);
+        match ready!(self.from.poll_data(cx)).map_err(FlowError::Sender)? {
+            Some(chunk) => {
+                self.moved = self.moved.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+                if self.moved > self.most {
+                    return Poll::Ready(Err(FlowError::TooLarge));
                 }
+                self.ended = self.from.is_at_end();
+                if let Some(held) = &mut self.held {
+                    held.keep(&chunk);
+                }
+                self.chunk = chunk;
+            }
+            None => {
+                self.trailers = self.from.trailers();
                 self.ended = true;
-                Poll::Ready(Ok(()))
             }
         }
-    }
-
-    /// The next chunk is in hand.
-    fn begin(&mut self, chunk: Bytes) {
-        self.moved = self.moved.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-        // One chunk at a time: the sender may go on while it is sent.
-        let _ = self.from.flow_control().release_capacity(chunk.len());
-        self.ended = self.ahead.is_at_end() && self.from.is_end_stream();
-        if let Some(held) = &mut self.held {
-            held.keep(&chunk);
-        }
-        self.chunk = chunk;
-    }
-
-    /// Takes all that has come; ready where no data will follow, with the error if that is why. It shows again at the next call.
-    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Option<h2::Error>> {
-        while !self.from.is_end_stream() {
-            match ready!(self.from.poll_data(cx)) {
-                Some(Ok(data)) => self.ahead.push(&data),
-                Some(Err(error)) => return Poll::Ready(Some(error)),
-                None => break,
-            }
-        }
-        Poll::Ready(None)
+        Poll::Ready(Ok(()))
     }
 }
 

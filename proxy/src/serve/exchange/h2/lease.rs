@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     net::{Conn, Io},
@@ -13,10 +13,12 @@ use crate::{
             fault::Fault,
         },
     },
-    telemetry::ResponseFlags,
     tls::Alpn,
-    upstream::{Endpoint, Key, Lease},
+    upstream::{Breaker, ClusterInfo, Endpoint, Full, Keeping, Key, Lease},
 };
+
+/// Between two looks whether a limited connection has ended.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Who is called.
 #[derive(Clone, Copy)]
@@ -50,15 +52,33 @@ impl Peer<'_> {
     }
 }
 
-/// The right to send a request over a connection with room for it. A new one takes no longer than `limit`.
+/// What a cluster says of connections to its endpoints; nothing for those to the application.
+#[derive(Clone, Copy, Default)]
+pub(in crate::serve::exchange) struct Terms<'a> {
+    /// How long a new one may take.
+    pub limit: Duration,
+    /// How they are kept.
+    pub keeping: Keeping,
+    /// How many there may be.
+    pub breaker: Option<&'a Breaker>,
+}
+
+impl<'a> Terms<'a> {
+    /// A cluster's.
+    pub(in crate::serve::exchange) fn of(cluster: &'a ClusterInfo) -> Self {
+        Self { limit: cluster.connect_timeout, keeping: cluster.keeping, breaker: Some(&cluster.breaker) }
+    }
+}
+
+/// The right to send a request over a connection with room for it.
 ///
 /// # Errors
-/// [`Fault`]: there is nobody, or no room within [`PATIENCE`].
+/// [`Fault`]: there is nobody, a limit is reached, or no room within [`PATIENCE`].
 pub(in crate::serve::exchange) async fn lease(
     worker: &Worker,
     peer: Peer<'_>,
     kept: Kept,
-    limit: Duration,
+    terms: Terms<'_>,
 ) -> Result<Lease, Fault> {
     let (pool, key) = (&worker.shared_pool, peer.key());
     if kept != Kept::Never
@@ -67,14 +87,30 @@ pub(in crate::serve::exchange) async fn lease(
         return Ok(lease);
     }
     Box::pin(async {
+        let full = |full: Full| Fault::full(full, &peer.address().to_string());
         let end = Instant::now() + PATIENCE;
+        let _pending = terms.breaker.map(Breaker::pending).transpose().map_err(full)?;
         loop {
-            if let Some(_room) = pool.room(key) {
-                let conn = connect(worker, peer, limit).await?;
-                return pool.begin(key, peer.endpoint(), conn).await.map_err(|error| {
-                    let fault = Fault::upstream(ResponseFlags::UF, 503, format!("HTTP/2 did not begin: {error}"));
-                    Fault { unsent: true, ..fault }
-                });
+            match terms.breaker.map_or(Ok(None), Breaker::connection) {
+                Ok(slot) => {
+                    if let Some(_room) = pool.room(key) {
+                        let mut conn = connect(worker, peer, terms.limit).await?;
+                        conn.slot = slot;
+                        return Ok(pool.begin(key, peer.endpoint(), conn, terms.keeping));
+                    }
+                }
+                Err(reached) => {
+                    // One with many requests is better than none.
+                    if let Some(lease) = pool.share(key) {
+                        return Ok(lease);
+                    }
+                    if Instant::now() >= end {
+                        return Err(full(reached));
+                    }
+                    let _spared = terms.breaker.is_some_and(|breaker| pool.spare(breaker));
+                    sleep(LOOK).await;
+                    continue;
+                }
             }
             let waited = timeout_at(end, pool.freed(key)).await;
             if let Some(lease) = pool.take(key) {

@@ -2,26 +2,23 @@
 
 use std::{future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, task::Poll};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
-use http::{Request, request::Parts};
-
 use super::{
-    carry::{Answer, H2},
+    carry::{Answer, H2, stands_still, too_large},
     flow::{Flow, FlowError, Stall},
-    reply::{Reply, answer},
+    reply::Reply,
 };
 use crate::{
     http::{
-        Edits, RequestHead,
-        h2::{self as http2, grpc},
+        Edits, Name, RequestHead,
+        h2::{Arrived, ForwardResponse, Reason, Sender, grpc},
     },
+    net::Deadline,
     policy::until_refused,
     serve::{
         Worker,
         exchange::{
             NOT_DELIVERED, Side,
-            attempts::{self, Answered, Outcome},
+            attempts::{self, Answered, Limits, Outcome},
             closed,
             fault::Fault,
             record::Record,
@@ -32,35 +29,29 @@ use crate::{
 };
 
 /// Serves one request, which the drain waits for and telemetry tells of.
-pub(super) async fn serve(
-    worker: Rc<Worker>,
-    side: Rc<Side>,
-    peer: SocketAddr,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+pub(super) async fn serve(worker: Rc<Worker>, side: Rc<Side>, peer: SocketAddr, arrived: Arrived) {
     let _counted = worker.shared.drain.enter(worker.id);
-    let (mut parts, body) = request.into_parts();
-    let mut reply = Reply::new(respond);
-    let head = match http2::request(&parts, body.is_end_stream(), &worker.limits) {
+    let Arrived { head, body, reply } = arrived;
+    let mut reply = Reply::new(reply);
+    let head = match head {
         Ok(head) => head,
         Err(refused) => {
             let mut record = Record::new(0);
-            record.is_grpc = grpc::is_grpc(&parts.headers);
             let fault = Fault::own(refused.status, ResponseFlags::DPE, refused.reason.to_owned());
-            reply.own(&mut record, None, &fault);
+            reply.own(&mut record, None, &fault).await;
             return record.finish(&worker, &side, peer, None);
         }
     };
     let mut record = Record::new(head.len());
-    record.is_grpc = grpc::is_grpc(&parts.headers);
+    record.stranger = side.is_stranger();
+    record.caller = Some(peer.ip());
+    record.is_grpc = grpc::is_grpc(head.header("content-type").next());
     let mut flow = Flow::new(body, true);
     // A request that is refused from its beginning is answered.
     let admission = side.admission().filter(|admission| !admission.is_refused());
     let exchange = Exchange {
         worker: &worker,
         side: &side,
-        parts: &mut parts,
         head: &head,
         request: &mut flow,
         reply: &mut reply,
@@ -83,7 +74,6 @@ pub(super) async fn serve(
 struct Exchange<'a> {
     worker: &'a Worker,
     side: &'a Side,
-    parts: &'a mut Parts,
     head: &'a RequestHead,
     request: &'a mut Flow,
     reply: &'a mut Reply,
@@ -93,7 +83,7 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     /// The whole of it, in the time that a gRPC caller gives it.
     async fn in_time(mut self) {
-        let limit = grpc::timeout(&self.parts.headers).filter(|_| self.record.is_grpc);
+        let limit = self.head.header("grpc-timeout").next().filter(|_| self.record.is_grpc).and_then(grpc::timeout);
         let passed = {
             let whole = pin!(self.whole()); // in one place for both ways to wait for it
             match limit {
@@ -113,7 +103,7 @@ impl Exchange<'_> {
             record.grpc_status = Some(grpc::DEADLINE_EXCEEDED);
             reply.reset(Reason::CANCEL);
         } else {
-            reply.own(record, Some(head), &fault);
+            reply.own(record, Some(head), &fault).await;
         }
     }
 
@@ -122,9 +112,7 @@ impl Exchange<'_> {
         let Self { side, head, request, reply, record, .. } = self;
         match answered {
             Ok(Outcome::Answered(answered)) => pass_on(request, reply, answered, record).await,
-            Ok(Outcome::Own { status, flag, reason }) => {
-                reply.own(record, Some(head), &Fault::own(status, flag, reason));
-            }
+            Ok(Outcome::Own(fault)) => reply.own(record, Some(head), &fault).await,
             // A proxy of the mesh tries another endpoint.
             Err(fault) if fault.unsent && side.is_mesh_caller() => {
                 record.flags |= fault.flag;
@@ -133,7 +121,7 @@ impl Exchange<'_> {
                 record.complete = true;
                 reply.reset(Reason::REFUSED_STREAM);
             }
-            Err(fault) => reply.own(record, Some(head), &fault),
+            Err(fault) => reply.own(record, Some(head), &fault).await,
         }
     }
 
@@ -155,8 +143,7 @@ impl Exchange<'_> {
             let why = caller.admission.denied().map(|denied| denied.to_string()).unwrap_or_default();
             return Err(Fault::own(403, ResponseFlags::NONE, why));
         }
-        let mut carrier =
-            H2 { worker, meant, parts: &mut *self.parts, head, request: &mut *self.request, reply: &mut *self.reply };
+        let mut carrier = H2 { worker, meant, head, request: &mut *self.request, reply: &mut *self.reply };
         match side {
             Side::Outbound { entry } => attempts::to_destination(worker, entry, head, &mut carrier, record).await,
             Side::Inbound { .. } => carrier.ask_app(record).await.map(Outcome::Answered),
@@ -166,31 +153,27 @@ impl Exchange<'_> {
 
 /// Passes an answer on to its end, while what is left of the request goes up.
 async fn pass_on(request: &mut Flow, reply: &mut Reply, answered: Answered<Answer>, record: &mut Record) {
-    let Answered { answer: Answer { mut head, body, mut rest, _lease }, edits, _in_flight, .. } = answered;
-    head.headers.remove(NOT_DELIVERED);
-    let lists: [&Edits; 2] = [&edits[0], &edits[1]];
-    http2::apply(&mut head.headers, &lists);
-    record.code = head.status.as_u16();
-    record.grpc_status = grpc::status(&head.headers).filter(|_| record.is_grpc);
-    record.sent = record.sent.saturating_add(size(&head.headers));
+    let Answered { answer: Answer { head, body, mut rest, _lease }, edits, limits, _in_flight, _slot, .. } = answered;
+    request.release();
+    record.code = head.status();
+    record.grpc_status = head.header("grpc-status").next().filter(|_| record.is_grpc).map(grpc::status);
+    record.sent = record.sent.saturating_add(size(head.len()));
     let mut response = Flow::new(body, false);
-    if !reply.begin(answer(head.status, head.headers), response.is_empty()) {
+    let mut unmarked = Edits::new();
+    if head.header(NOT_DELIVERED).next().is_some() {
+        unmarked.remove(Name::from_static(NOT_DELIVERED));
+    }
+    if !reply.begin(&ForwardResponse { head: &head, edits: &[&unmarked, &edits[0], &edits[1]] }, response.is_empty()) {
         record.flags |= ResponseFlags::DC;
         return;
     }
-    let ended = match reply.stream.take() {
-        Some(mut stream) => {
-            let ended = both(request, &mut rest, &mut response, &mut stream).await;
-            reply.stream = Some(stream);
-            ended
-        }
-        None => Ok(()),
-    };
+    drop(head);
+    let ended = both(request, &mut rest, &mut response, &mut reply.to, limits).await;
     record.sent = record.sent.saturating_add(response.moved);
     if let Some(trailers) = response.trailers() {
-        record.sent = record.sent.saturating_add(size(trailers));
-        if record.is_grpc {
-            record.grpc_status = grpc::status(trailers).or(record.grpc_status);
+        record.sent = record.sent.saturating_add(size(trailers.len()));
+        if let Some(status) = trailers.header("grpc-status").next().filter(|_| record.is_grpc) {
+            record.grpc_status = Some(grpc::status(status));
         }
     }
     match ended {
@@ -209,12 +192,17 @@ async fn pass_on(request: &mut Flow, reply: &mut Reply, answered: Answered<Answe
 /// Moves both bodies until the answer's is done.
 async fn both(
     request: &mut Flow,
-    rest: &mut h2::SendStream<Bytes>,
+    rest: &mut Sender,
     response: &mut Flow,
-    stream: &mut h2::SendStream<Bytes>,
+    stream: &mut Sender,
+    limits: Limits,
 ) -> Result<(), (Fault, Option<Reason>)> {
     let mut sending = !request.is_done();
     let mut stall = Stall::default();
+    let (mut whole, mut quiet, mut moved) = (Deadline::default(), Deadline::default(), None);
+    if let Some(end) = limits.deadline {
+        whole.set_at(end);
+    }
     poll_fn(|cx| {
         if sending {
             match request.poll(cx, rest) {
@@ -227,11 +215,12 @@ async fn both(
                         None,
                     )));
                 }
+                Poll::Ready(Err(FlowError::TooLarge)) => return Poll::Ready(Err((too_large(), Some(Reason::CANCEL)))),
             }
         }
         match response.poll(cx, stream) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(FlowError::Receiver)) => {
+            Poll::Ready(Err(FlowError::Receiver | FlowError::TooLarge)) => {
                 return Poll::Ready(Err((Fault::upstream(ResponseFlags::DC, 0, "the caller went away"), None)));
             }
             Poll::Ready(Err(FlowError::Sender(error))) => {
@@ -245,6 +234,20 @@ async fn both(
         if stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Err((Fault::upstream(ResponseFlags::DC, 0, "the caller took its request back"), None)));
         }
+        if whole.poll(cx).is_ready() {
+            let detail = "the answer was not whole in the time that the route gives";
+            return Poll::Ready(Err((Fault::upstream(ResponseFlags::UT, 0, detail), Some(Reason::CANCEL))));
+        }
+        if let Some(idle) = limits.idle {
+            let now = Some((request.moved, response.moved));
+            if moved != now {
+                moved = now;
+                quiet.set(idle);
+            }
+            if quiet.poll(cx).is_ready() {
+                return Poll::Ready(Err((stands_still(0), Some(Reason::CANCEL))));
+            }
+        }
         stall.poll(cx, response).map(|()| {
             let fault = Fault::upstream(ResponseFlags::SI, 0, "the caller stopped taking the answer");
             Err((fault, Some(Reason::CANCEL)))
@@ -253,8 +256,6 @@ async fn both(
     .await
 }
 
-/// Bytes of a list of headers, about as they are in HTTP/1.1.
-fn size(headers: &http::HeaderMap) -> u64 {
-    let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
-    u64::try_from(size).unwrap_or(u64::MAX)
+fn size(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
 }

@@ -1,8 +1,15 @@
 //! Route configurations: which rules the requests of a service's port follow, in the order in which they are tried.
 
+mod change;
+mod filters;
+mod hash;
+mod retry;
+
+use std::time::Duration;
+
 use weir_config::model::{
-    Addressing, Backend, HeaderChange, HeaderOp, Matcher, NamedMatcher, PathMatcher, ROUTE_KIND, Route as Rule,
-    Service, in_precedence,
+    Backend, HeaderChange, HeaderOp, Level, Matcher, Name, NamedMatcher, PathMatcher, RequestRules, RequestsOf,
+    Route as Rule, RouteSet, Service, Target, in_precedence,
 };
 use weir_xds::{
     BAD_BACKEND_CLUSTER,
@@ -22,8 +29,8 @@ use weir_xds::{
 use prost::Message as _;
 
 use super::{
-    Mesh, Of,
-    encode::{Metadata, append, string, with_metadata},
+    Mesh, Of, View,
+    encode::{Metadata, append, duration, string, with_metadata},
     key::{address_cluster, service_cluster},
 };
 use crate::world::World;
@@ -36,19 +43,28 @@ const VIRTUAL_HOSTS: u32 = 2;
 const ROUTES: u32 = 3;
 /// `Route.metadata`
 const METADATA: u32 = 4;
+/// `Route.typed_per_filter_config`
+const FILTER_CONFIG: u32 = 13;
 /// What Gateway API asks for where a rule has nobody to send to.
 const BAD_BACKEND_STATUS: u32 = 500;
+/// The same of calls: gRPC's clients read it as UNAVAILABLE.
+const BAD_BACKEND_OF_CALLS: u32 = 503;
+/// "No time-out": without a word Envoy takes 15 seconds.
+const UNBOUNDED: Duration = Duration::ZERO;
+/// Any service or method of gRPC, in a regular expression.
+const ANY_NAME: &str = "[^/]+";
 
-pub(super) fn configuration(mesh: &Mesh, world: &World, name: &str, of: &Of) -> Option<Vec<u8>> {
+pub(super) fn configuration(mesh: &Mesh, world: &World, name: &str, of: &Of, view: &View) -> Option<Vec<u8>> {
     let routes = match of {
         Of::Service(service, port) => {
             let service = world.service(service)?;
-            let port = service.port(*port)?.number;
-            let rules = in_precedence(world.routes_of(&service.name, port));
+            let port = service.port(*port)?;
+            let sets = world.routes_of(service, port, view.namespace.as_deref());
+            let rules = in_precedence(sets.into_iter().filter(|set| set.rules.level().is_of_requests()));
             if rules.is_empty() {
-                vec![everything(&service_cluster(port, &mesh.host(service))).encode_to_vec()]
+                vec![default(mesh, world, service, port.number, view)]
             } else {
-                rules.iter().map(|rule| route(mesh, world, rule)).collect()
+                rules.iter().map(|rule| route(mesh, world, rule, &service.name, port.number, view)).collect()
             }
         }
         Of::Address(address) => {
@@ -83,20 +99,40 @@ fn everything(cluster: &str) -> Route {
         r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }),
         action: Some(Action::Route(RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            timeout: Some(duration(UNBOUNDED)),
             ..Default::default()
         })),
         ..Default::default()
     }
 }
 
-fn route(mesh: &Mesh, world: &World, rule: &Rule<'_>) -> Vec<u8> {
-    let object = format!("{ROUTE_KIND}/{}", rule.set.name);
+/// What is done where no rule is written.
+fn default(mesh: &Mesh, world: &World, service: &Service, port: u16, view: &View) -> Vec<u8> {
+    let mut route = everything(&service_cluster(port, &mesh.host(service)));
+    if let Some(Action::Route(action)) = &mut route.action {
+        action.hash_policy = hash::policy(world, [(&service.name, port)], view);
+    }
+    let mut bytes = route.encode_to_vec();
+    let rules = world.request_rules(&[RequestsOf::Service(service.name.clone())]);
+    for (name, config) in filters::of_requests(&rules) {
+        append(&mut bytes, FILTER_CONFIG, &filters::entry(name, &config));
+    }
+    bytes
+}
+
+/// One match of one rule for the requests to a service; `port` is the one that was called.
+fn route(mesh: &Mesh, world: &World, rule: &Rule<'_>, service: &Name, port: u16, view: &View) -> Vec<u8> {
+    let object = rule.set.origin.to_string();
     let request = headers(&rule.rule.request_headers);
     let response = headers(&rule.rule.response_headers);
+    let action = match &rule.rule.redirect {
+        Some(redirect) => Action::Redirect(change::redirect(redirect, &rule.matcher.path, port)),
+        None => forward(mesh, world, rule, view),
+    };
     let route = Route {
         name: format!("{object}/{}/{}", rule.rule_index, rule.match_index),
         r#match: Some(matching(rule.matcher)),
-        action: Some(action(mesh, world, &rule.rule.backends)),
+        action: Some(action),
         request_headers_to_add: request.0,
         request_headers_to_remove: request.1,
         response_headers_to_add: response.0,
@@ -104,7 +140,22 @@ fn route(mesh: &Mesh, world: &World, rule: &Rule<'_>) -> Vec<u8> {
         ..Default::default()
     };
     let metadata = Metadata::default().with("weir", [("object", string(object))]);
-    with_metadata(&route, METADATA, Some(&metadata))
+    let mut bytes = with_metadata(&route, METADATA, Some(&metadata));
+    let mut configs = filters::of_requests(&request_rules(world, rule, service));
+    configs.extend(filters::of_rule(rule));
+    configs.sort_by_key(|(name, _)| *name);
+    for (name, config) in configs {
+        append(&mut bytes, FILTER_CONFIG, &filters::entry(name, &config));
+    }
+    bytes
+}
+
+/// What policies say of a rule by its name, of its object, and of the service that was called.
+fn request_rules(world: &World, rule: &Rule<'_>, service: &Name) -> RequestRules {
+    let origin = &rule.set.origin;
+    let named = rule.rule.name.iter().map(|name| RequestsOf::Rule(origin.clone(), name.clone()));
+    let of = named.chain([RequestsOf::Routes(origin.clone()), RequestsOf::Service(service.clone())]);
+    world.request_rules(&of.collect::<Vec<_>>())
 }
 
 fn matching(matcher: &Matcher) -> RouteMatch {
@@ -113,6 +164,17 @@ fn matching(matcher: &Matcher) -> RouteMatch {
         PathMatcher::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.clone()),
         PathMatcher::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
         PathMatcher::Regex(regex) => PathSpecifier::SafeRegex(self::regex(regex)),
+        PathMatcher::Call { service: Some(service), method: Some(method), regex: false } => {
+            PathSpecifier::Path(format!("/{service}/{method}"))
+        }
+        PathMatcher::Call { service: Some(service), method: None, regex: false } => {
+            PathSpecifier::PathSeparatedPrefix(format!("/{service}"))
+        }
+        PathMatcher::Call { service, method, .. } => {
+            let any =
+                |name: &Option<String>| name.as_ref().map_or_else(|| ANY_NAME.to_owned(), |name| format!("(?:{name})"));
+            PathSpecifier::SafeRegex(self::regex(&format!("/{}/{}", any(service), any(method))))
+        }
     };
     let header = |name: &str, pattern| HeaderMatcher {
         name: name.to_owned(),
@@ -147,25 +209,28 @@ fn regex(regex: &str) -> RegexMatcher {
     RegexMatcher { regex: regex.to_owned(), ..Default::default() }
 }
 
-/// True where a share can be sent there.
-pub(crate) fn is_usable(service: Option<&Service>, backend: &Backend) -> bool {
-    service.is_some_and(|service| {
-        service.port(backend.port).is_some() && !matches!(service.addressing, Addressing::External(_))
-    })
+/// The clusters that shares go to; the one of bad backends for what can not be called.
+pub(super) fn shares<'a>(
+    mesh: &Mesh,
+    world: &World,
+    set: &RouteSet,
+    backends: &'a [Backend],
+) -> Vec<(&'a Backend, String)> {
+    let shares = backends.iter().filter(|backend| backend.weight > 0);
+    shares.map(|backend| (backend, cluster_of(mesh, world, set, &backend.target))).collect()
 }
 
-fn action(mesh: &Mesh, world: &World, backends: &[Backend]) -> Action {
-    let shares: Vec<(&Backend, String)> = backends
-        .iter()
-        .filter(|backend| backend.weight > 0)
-        .map(|backend| {
-            let service = world.service(&backend.service).filter(|service| is_usable(Some(service), backend));
-            let cluster = service.map(|service| service_cluster(backend.port, &mesh.host(service)));
-            (backend, cluster.unwrap_or_else(|| BAD_BACKEND_CLUSTER.to_owned()))
-        })
-        .collect();
+fn cluster_of(mesh: &Mesh, world: &World, set: &RouteSet, target: &Target) -> String {
+    let service = world.target(set, target);
+    service.map_or_else(|| BAD_BACKEND_CLUSTER.to_owned(), |service| service_cluster(target.port, &mesh.host(service)))
+}
+
+fn forward(mesh: &Mesh, world: &World, rule: &Rule<'_>, view: &View) -> Action {
+    let shares = shares(mesh, world, rule.set, &rule.rule.backends);
     if shares.iter().all(|(_, cluster)| cluster == BAD_BACKEND_CLUSTER) {
-        return Action::DirectResponse(DirectResponseAction { status: BAD_BACKEND_STATUS, ..Default::default() });
+        let calls = rule.set.rules.level() == Level::Calls;
+        let status = if calls { BAD_BACKEND_OF_CALLS } else { BAD_BACKEND_STATUS };
+        return Action::DirectResponse(DirectResponseAction { status, ..Default::default() });
     }
     let plain = |backend: &Backend| backend.request_headers.is_empty() && backend.response_headers.is_empty();
     let specifier = match shares.as_slice() {
@@ -175,7 +240,22 @@ fn action(mesh: &Mesh, world: &World, backends: &[Backend]) -> Action {
             ..Default::default()
         }),
     };
-    Action::Route(RouteAction { cluster_specifier: Some(specifier), ..Default::default() })
+    let mirrors = rule.rule.mirrors.iter().filter(|mirror| mirror.millionths > 0).filter_map(|mirror| {
+        let cluster = cluster_of(mesh, world, rule.set, &mirror.target);
+        (cluster != BAD_BACKEND_CLUSTER).then(|| change::mirror(cluster, mirror.millionths))
+    });
+    let targets = rule.rule.backends.iter().filter(|backend| backend.weight > 0);
+    let targets = targets.map(|backend| (&backend.target.service, backend.target.port));
+    let mut action = RouteAction {
+        cluster_specifier: Some(specifier),
+        request_mirror_policies: mirrors.collect(),
+        timeout: Some(duration(rule.rule.timeout.unwrap_or(UNBOUNDED))),
+        retry_policy: retry::policy(rule.rule),
+        hash_policy: hash::policy(world, targets, view),
+        ..Default::default()
+    };
+    change::rewrite(rule, &mut action);
+    Action::Route(action)
 }
 
 fn share(backend: &Backend, cluster: String) -> ClusterWeight {

@@ -1,9 +1,9 @@
 //! Chunks of data in the order in which they came.
 //!
-//! A chunk is a part of the buffer that it was read into, and keeps all of it: a peer that sends a byte a frame would have much kept for
-//! little. Small ones are therefore copied together.
+//! A chunk may be a part of the buffer that it was read into, and keeps all of it: a peer that sends a byte a frame would have much kept for
+//! little. Small ones are therefore copied, and together where there are several.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 /// Below this size a chunk behind others is copied.
@@ -11,7 +11,7 @@ const SMALL: usize = 4 * 1024;
 
 /// Chunks, and how many of them have been looked at.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
+pub struct Chunks {
     whole: SmallVec<[Bytes; 2]>,
     /// Small ones behind them.
     tail: BytesMut,
@@ -20,7 +20,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// Puts a chunk behind the others. A single one is not copied: most messages are no more.
-    pub(super) fn push(&mut self, data: &Bytes) {
+    pub fn push(&mut self, data: &Bytes) {
         if data.is_empty() {
         } else if data.len() < SMALL && !(self.whole.is_empty() && self.tail.is_empty()) {
             self.tail.extend_from_slice(data);
@@ -30,8 +30,24 @@ impl Chunks {
         }
     }
 
+    /// The same for bytes that are still in the buffer they were read into: `from` loses them.
+    pub fn push_from(&mut self, from: &mut BytesMut, len: usize) {
+        if len >= SMALL {
+            self.close();
+            self.whole.push(from.split_to(len).freeze());
+            return;
+        }
+        let data = from.get(..len).unwrap_or_default();
+        if self.whole.is_empty() && self.tail.is_empty() {
+            self.whole.push(Bytes::copy_from_slice(data)); // of just this size: most messages are no more
+        } else {
+            self.tail.extend_from_slice(data);
+        }
+        from.advance(len);
+    }
+
     /// The next one, which stays.
-    pub(super) fn look(&mut self) -> Option<Bytes> {
+    pub fn look(&mut self) -> Option<Bytes> {
         if self.next >= self.whole.len() {
             self.close();
         }
@@ -41,7 +57,7 @@ impl Chunks {
     }
 
     /// The next one, which is gone from here.
-    pub(super) fn take(&mut self) -> Option<Bytes> {
+    pub fn take(&mut self) -> Option<Bytes> {
         let chunk = self.look()?;
         if let Some(place) = self.next.checked_sub(1).and_then(|at| self.whole.get_mut(at)) {
             *place = Bytes::new();
@@ -53,13 +69,22 @@ impl Chunks {
         Some(chunk)
     }
 
+    /// All of them, copied together.
+    pub fn all(&self) -> Bytes {
+        match (self.whole.as_slice(), &self.tail[..]) {
+            ([], tail) => Bytes::copy_from_slice(tail),
+            ([one], []) => one.clone(),
+            (whole, tail) => whole.iter().map(|chunk| &chunk[..]).chain([tail]).collect::<Vec<_>>().concat().into(),
+        }
+    }
+
     /// True when all have been looked at.
-    pub(super) fn is_at_end(&self) -> bool {
+    pub fn is_at_end(&self) -> bool {
         self.next >= self.whole.len() && self.tail.is_empty()
     }
 
     /// From the first one again.
-    pub(super) fn rewind(&mut self) {
+    pub fn rewind(&mut self) {
         self.next = 0;
     }
 
@@ -88,6 +113,18 @@ mod tests {
         assert!(chunks.is_at_end());
         chunks.rewind();
         assert_eq!(look(&mut chunks), [1, 2, SMALL, 2]);
+    }
+
+    #[test]
+    fn small_parts_of_a_buffer_do_not_keep_it() {
+        let mut buffer = BytesMut::from(&vec![b'x'; 3 * SMALL][..]);
+        let mut chunks = Chunks::default();
+        for len in [1, 2, 3, SMALL, 4] {
+            chunks.push_from(&mut buffer, len);
+        }
+        assert_eq!(buffer.len(), 2 * SMALL - 10);
+        let taken: Vec<usize> = std::iter::from_fn(|| chunks.take()).map(|chunk| chunk.len()).collect();
+        assert_eq!(taken, [1, 5, SMALL, 4]);
     }
 
     #[test]
