@@ -76,10 +76,17 @@ fn health(request: &Request, pod: &str, well: &AtomicBool, wish: &mut Wish) {
 /// gRPC: headers `got-x-NAME` say what came as `x-NAME`.
 pub(crate) fn grpc(netns: &Netns, port: u16, pod: &str, well: &Well) -> H2App {
     let (pod, well) = (pod.to_owned(), well.clone());
-    H2App::new(netns, port, server::Builder::new(), move |request, respond| call(pod.clone(), well.clone(), request, respond))
+    H2App::new(netns, port, server::Builder::new(), move |request, respond| {
+        call(pod.clone(), well.clone(), request, respond)
+    })
 }
 
-async fn call(pod: String, well: Well, request: http::Request<h2::RecvStream>, mut respond: server::SendResponse<Bytes>) {
+async fn call(
+    pod: String,
+    well: Well,
+    request: http::Request<h2::RecvStream>,
+    mut respond: server::SendResponse<Bytes>,
+) {
     let (parts, mut body) = request.into_parts();
     let mut message = Vec::new();
     while let Some(Ok(data)) = body.data().await {

@@ -113,15 +113,6 @@ impl Ask {
         Self { method: "POST", body, ..self }
     }
 
-    /// To another port of the Service.
-    pub(crate) fn port(self, port: u16) -> Self {
-        Self { port, ..self }
-    }
-
-    pub(crate) fn at_path(self, path: &str) -> Self {
-        Self { path: path.into(), ..self }
-    }
-
     /// Sends it.
     pub(crate) fn send(&self, mesh: &Mesh, service: Ipv4Addr) -> Answer {
         if self.port == GRPC { self.call(mesh, service) } else { self.http(mesh, service) }.unwrap_or_else(Answer::none)
@@ -149,7 +140,8 @@ impl Ask {
     }
 
     fn call(&self, mesh: &Mesh, service: Ipv4Addr) -> Option<Answer> {
-        let headers: Vec<(&str, &str)> = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let request: Request<()> = grpc(&self.path, &headers);
         let reply = run(async {
             let ask = async {
@@ -162,12 +154,19 @@ impl Ask {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let headers: Vec<(String, String)> = reply.headers.iter().map(|(name, value)| named(name, value)).collect();
-        let got = headers.iter().filter_map(|(name, value)| Some((name.strip_prefix("got-")?.to_owned(), value.clone())));
+        let got =
+            headers.iter().filter_map(|(name, value)| Some((name.strip_prefix("got-")?.to_owned(), value.clone())));
         let status = match reply.grpc() {
             Some(status) => format!("grpc-status {status}"),
             None => reply.status.to_string(),
         };
-        Some(Answer { status, is_good: reply.grpc() == Some(0), path: values(&headers, "x-path"), got: got.collect(), headers })
+        Some(Answer {
+            status,
+            is_good: reply.grpc() == Some(0),
+            path: values(&headers, "x-path"),
+            got: got.collect(),
+            headers,
+        })
     }
 
     /// The request in words.

@@ -54,10 +54,14 @@ fn destination_rule() {
         outliers::show(&mut table, &mesh, place);
     }
     let keys = json!({"loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}}});
-    let of = |host: &str| object("networking.istio.io/v1", "DestinationRule", "calls", json!({"host": host, "trafficPolicy": keys}));
+    let of = |host: &str| {
+        object("networking.istio.io/v1", "DestinationRule", "calls", json!({"host": host, "trafficPolicy": keys}))
+    };
     let user = |user: usize| get("/").with("x-user", &user.to_string());
     table.acts(&mesh, &by_key("x-user", user), (&[of(SERVICE)], "always the same pod"), (&[of("one")], "any pod"));
-    let port = |number: u16| destination(json!({"portLevelSettings": [and(json!({"port": {"number": number}}), keys.clone())]}));
+    let port = |number: u16| {
+        destination(json!({"portLevelSettings": [and(json!({"port": {"number": number}}), keys.clone())]}))
+    };
     table.acts(&mesh, &by_key("x-user", user), (&[port(HTTP)], "always the same pod"), (&[port(MORE_HTTP)], "any pod"));
     refused(&mut table);
     table.finish();
@@ -103,7 +107,11 @@ fn spread() -> Probe {
     Probe::new("200 values of `x-user`: whose they are", |mesh, service| {
         let of = |user: usize| get("/").with("x-user", &user.to_string()).send(mesh, service).pod();
         let shares = ask::shares((0..200).map(of));
-        if shares.values().all(|count| (80..=120).contains(count)) { "half each".into() } else { "more of one pod".into() }
+        if shares.values().all(|count| (80..=120).contains(count)) {
+            "half each".into()
+        } else {
+            "more of one pod".into()
+        }
     })
 }
 
@@ -123,7 +131,10 @@ fn hashes(table: &mut Table, mesh: &Mesh, place: Place) {
     let given = || {
         Probe::new("`GET /`: the cookie of the answer, without its value", |mesh, service| {
             let cookie = get("/").send(mesh, service).header("set-cookie");
-            let parts: Vec<&str> = cookie.split("; ").filter(|part| ["Max-Age", "Path"].iter().any(|name| part.starts_with(name))).collect();
+            let parts: Vec<&str> = cookie
+                .split("; ")
+                .filter(|part| ["Max-Age", "Path"].iter().any(|name| part.starts_with(name)))
+                .collect();
             if parts.is_empty() { "none".into() } else { parts.join("; ") }
         })
     };
@@ -187,12 +198,18 @@ fn places(table: &mut Table, mesh: &Mesh, place: Place) {
     };
     let pods = |places: [&str; 3]| {
         let [client, one, two] = places;
-        let text = format!("12 times `GET /` from {client}, where pod one is in {one}, and pod two in {two}: who answers");
+        let text =
+            format!("12 times `GET /` from {client}, where pod one is in {one}, and pod two in {two}: who answers");
         Probe::new(text, |mesh, service| get("/").pods().see(mesh, service))
     };
     let home = ["us/a", "us/b", "asia/a"];
     let at_home = |setting: Value| with(home, setting);
-    table.acts(mesh, &pods(home), (&at_home(json!({"enabled": false})), "one and two"), (&at_home(json!({"enabled": true})), "one"));
+    table.acts(
+        mesh,
+        &pods(home),
+        (&at_home(json!({"enabled": false})), "one and two"),
+        (&at_home(json!({"enabled": true})), "one"),
+    );
     let spread = |from: &str, to: &str| at_home(json!({"distribute": [{"from": from, "to": {to: 100}}]}));
     let far = spread("us/*", "asia/*");
     table.acts(mesh, &pods(home), (&far, "two"), (&spread("eu/*", "asia/*"), "one and two"));
@@ -266,7 +283,12 @@ fn requests(table: &mut Table, mesh: &Mesh, place: Place) {
     let one = pool(json!({"tcp": {"maxConnections": 1}}));
     let none_waits = pool(json!({"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}}));
     table.acts(mesh, &refused(), (&none_waits, "200 and 503"), (&one, "200"));
-    table.acts(mesh, &refused(), (&pool(json!({"http": {"http2MaxRequests": 1}})), "200 and 503"), (&pool(json!({})), "200"));
+    table.acts(
+        mesh,
+        &refused(),
+        (&pool(json!({"http": {"http2MaxRequests": 1}})), "200 and 503"),
+        (&pool(json!({})), "200"),
+    );
     let route = http(json!({"backendRefs": [backend(SERVICE, HTTP)], "retry": {"codes": [503]}}));
     let retries = |http: Value| [pool(json!({"http": http})), vec![route.clone()]].concat();
     let attempts = crate::requests::attempts(get("/").with("x-status", "503"));
@@ -298,16 +320,35 @@ fn refused(table: &mut Table) {
             Place::Port => "spec.trafficPolicy.portLevelSettings[]",
         };
         let hash = |more: Value| json!({"loadBalancer": {"consistentHash": more}});
-        let (tcp, http) = (|tcp: Value| json!({"connectionPool": {"tcp": tcp}}), |http: Value| json!({"connectionPool": {"http": http}}));
+        let (tcp, http) = (
+            |tcp: Value| json!({"connectionPool": {"tcp": tcp}}),
+            |http: Value| json!({"connectionPool": {"http": http}}),
+        );
         let cookie = json!({"name": "a", "attributes": [{"name": "a", "value": "b"}]});
         let places = |more: Value| json!({"loadBalancer": {"localityLbSetting": more}});
         for (field, with, without) in [
             ("tls", json!({"tls": {"mode": "DISABLE"}}), json!({})),
             ("loadBalancer.simple=PASSTHROUGH", json!({"loadBalancer": {"simple": "PASSTHROUGH"}}), json!({})),
-            ("loadBalancer.backendUtilization", json!({"loadBalancer": {"backendUtilization": {"weightUpdatePeriod": "1s"}}}), json!({})),
-            ("loadBalancer.zoneAwareLbSetting", json!({"loadBalancer": {"zoneAwareLbSetting": {"enabled": true}}}), json!({})),
-            ("loadBalancer.localityLbSetting.failoverPriority[]", places(json!({"failoverPriority": ["a"]})), json!({})),
-            ("loadBalancer.consistentHash.httpCookie.attributes", hash(json!({"httpCookie": cookie})), hash(json!({"httpCookie": {"name": "a"}}))),
+            (
+                "loadBalancer.backendUtilization",
+                json!({"loadBalancer": {"backendUtilization": {"weightUpdatePeriod": "1s"}}}),
+                json!({}),
+            ),
+            (
+                "loadBalancer.zoneAwareLbSetting",
+                json!({"loadBalancer": {"zoneAwareLbSetting": {"enabled": true}}}),
+                json!({}),
+            ),
+            (
+                "loadBalancer.localityLbSetting.failoverPriority[]",
+                places(json!({"failoverPriority": ["a"]})),
+                json!({}),
+            ),
+            (
+                "loadBalancer.consistentHash.httpCookie.attributes",
+                hash(json!({"httpCookie": cookie})),
+                hash(json!({"httpCookie": {"name": "a"}})),
+            ),
             ("connectionPool.tcp.idleTimeout", tcp(json!({"idleTimeout": "1s"})), json!({})),
             ("connectionPool.tcp.maxConnectionDuration", tcp(json!({"maxConnectionDuration": "1s"})), json!({})),
             ("connectionPool.tcp.tcpKeepalive", tcp(json!({"tcpKeepalive": {"time": "1s"}})), json!({})),
@@ -316,8 +357,16 @@ fn refused(table: &mut Table) {
             ("connectionPool.http.maxConcurrentStreams", http(json!({"maxConcurrentStreams": 1})), json!({})),
             ("connectionPool.http.http2KeepAlive", http(json!({"http2KeepAlive": {"interval": "1s"}})), json!({})),
             ("outlierDetection.consecutiveErrors", json!({"outlierDetection": {"consecutiveErrors": 1}}), json!({})),
-            ("outlierDetection.failurePercentageThreshold", json!({"outlierDetection": {"failurePercentageThreshold": 1}}), json!({})),
-            ("outlierDetection.outlierDetectionHttpErrorCodes[]", json!({"outlierDetection": {"outlierDetectionHttpErrorCodes": ["500"]}}), json!({})),
+            (
+                "outlierDetection.failurePercentageThreshold",
+                json!({"outlierDetection": {"failurePercentageThreshold": 1}}),
+                json!({}),
+            ),
+            (
+                "outlierDetection.outlierDetectionHttpErrorCodes[]",
+                json!({"outlierDetection": {"outlierDetectionHttpErrorCodes": ["500"]}}),
+                json!({}),
+            ),
         ] {
             table.refused(&[&format!("{at}.{field}")], &place.rule(with), &place.rule(without));
         }

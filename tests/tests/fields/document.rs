@@ -20,7 +20,9 @@ static WRITING: Mutex<()> = Mutex::new(());
 pub(crate) fn table(kind: &'static str) -> Option<Table> {
     let gateway_api = |plural: &str| fields(&definition(&module()?, plural)?, VERSION);
     let fields = match kind {
-        "TrafficPolicy" => fs::read_to_string(TRAFFIC_POLICY).map_err(Into::into).and_then(|text| fields(&text, "v1alpha1")),
+        "TrafficPolicy" => {
+            fs::read_to_string(TRAFFIC_POLICY).map_err(Into::into).and_then(|text| fields(&text, "v1alpha1"))
+        }
         "DestinationRule" => destination_rule().and_then(|text| fields(&text, VERSION)),
         kind => gateway_api(&format!("{}s", kind.to_ascii_lowercase())),
     };
@@ -43,9 +45,9 @@ pub(crate) fn compare(kind: &str, accepted: &[Vec<String>], refused: &[Vec<Strin
     let text = fs::read_to_string(DOCUMENT).unwrap();
     let begin = format!("<!-- fields of {kind}: made by cargo test --test fields -->\n");
     let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{DOCUMENT} has no line {begin}"));
-    let (there, after) = rest.split_once("<!-- end -->").unwrap();
+    let (there, after) = rest.split_once("\n<!-- end -->").unwrap();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(DOCUMENT, format!("{before}{begin}{made}<!-- end -->{after}")).unwrap();
+        fs::write(DOCUMENT, format!("{before}{begin}{made}\n<!-- end -->{after}")).unwrap();
         return;
     }
     let different = made.lines().zip(there.lines()).find(|(made, there)| made != there);
@@ -60,5 +62,4 @@ fn table_of(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
     for row in rows {
         let _ = writeln!(text, "| {} |", row.join(" | "));
     }
-    text.push('\n');
 }

@@ -31,7 +31,12 @@ fn grpc_route() {
     };
     references::show(&mut table, &mesh, &kind);
     let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": backend("two", GRPC)}});
-    let requests = Requests { port: GRPC, ask: || call("/a.S/M"), other_filters: vec![("RequestMirror", mirror)] };
+    let requests = Requests {
+        kind: "GRPCRoute",
+        port: GRPC,
+        ask: || call("/a.S/M"),
+        other_filters: vec![("RequestMirror", mirror)],
+    };
     requests::show(&mut table, &mesh, &requests);
     methods(&mut table, &mesh, &requests);
     let plain = grpc(json!({"backendRefs": [backend("one", GRPC)]}));
@@ -42,13 +47,19 @@ fn grpc_route() {
 }
 
 fn methods(table: &mut Table, mesh: &Mesh, kind: &Requests) {
-    let of = |method: Value| kind.matched(table, json!({"method": method}));
+    let of = |method: Value| kind.matched(json!({"method": method}));
     let ask = || call("/a.S/M").pod();
     let (service, both) = (of(json!({"service": "a.S"})), of(json!({"service": "a.S", "method": "N"})));
     table.acts(mesh, &ask(), (&service, "one"), (&of(json!({"service": "a.T"})), "two"));
     table.acts(mesh, &ask(), (&both, "two"), (&service, "one"));
     let named = |kind: &str| of(json!({"type": kind, "method": "[LM]"}));
-    let (exact, regex) = (of(json!({"type": "Exact", "service": "a.S"})), of(json!({"type": "RegularExpression", "service": "a.S"})));
+    let (exact, regex) =
+        (of(json!({"type": "Exact", "service": "a.S"})), of(json!({"type": "RegularExpression", "service": "a.S"})));
     table.acts(mesh, &call("/aaS/M").pod(), (&exact, "two"), (&regex, "one"));
-    table.acts(mesh, &ask(), (&named("RegularExpression"), "one"), (&of(json!({"type": "Exact", "method": "LM"})), "two"));
+    table.acts(
+        mesh,
+        &ask(),
+        (&named("RegularExpression"), "one"),
+        (&of(json!({"type": "Exact", "method": "LM"})), "two"),
+    );
 }

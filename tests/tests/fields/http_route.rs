@@ -33,7 +33,7 @@ fn http_route() {
     };
     references::show(&mut table, &mesh, &kind);
     let one = || backend("one", HTTP);
-    let requests = Requests { port: HTTP, ask: || get("/"), other_filters: other_filters() };
+    let requests = Requests { kind: "HTTPRoute", port: HTTP, ask: || get("/"), other_filters: other_filters() };
     requests::show(&mut table, &mesh, &requests);
     matches(&mut table, &mesh, &requests);
     redirects(&mut table, &mesh);
@@ -60,7 +60,7 @@ fn other_filters() -> Vec<(&'static str, Value)> {
 }
 
 fn matches(table: &mut Table, mesh: &Mesh, kind: &Requests) {
-    let path = |of: &str, value: &str| kind.matched(table, json!({"path": {"type": of, "value": value}}));
+    let path = |of: &str, value: &str| kind.matched(json!({"path": {"type": of, "value": value}}));
     let (exact, prefix, regex) = (path("Exact", "/a."), path("PathPrefix", "/a."), path("RegularExpression", "/a."));
     let other = path("Exact", "/b");
     table.acts(mesh, &get("/a./b").pod(), (&exact, "two"), (&prefix, "one"));
@@ -68,7 +68,7 @@ fn matches(table: &mut Table, mesh: &Mesh, kind: &Requests) {
     table.acts(mesh, &get("/ab").pod(), (&regex, "one"), (&exact, "two"));
     table.acts(mesh, &get("/a.").pod(), (&exact, "one"), (&other, "two"));
     for method in METHODS {
-        let of = |method: &str| kind.matched(table, json!({"method": method}));
+        let of = |method: &str| kind.matched(json!({"method": method}));
         let path = if method == "CONNECT" { "shop.example:443" } else { "/" };
         let other = if method == "GET" { "POST" } else { "GET" };
         let (with, without) = (of(method), of(other));
@@ -112,7 +112,12 @@ fn rewrites(table: &mut Table, mesh: &Mesh) {
     };
     let rewrite = |rewrite: Value| rule(json!([{"type": "URLRewrite", "urlRewrite": rewrite}]));
     let plain = rule(json!([]));
-    table.acts(mesh, &get("/a/b").got("host"), (&rewrite(json!({"hostname": "a.example"})), "a.example"), (&plain, SERVICE));
+    table.acts(
+        mesh,
+        &get("/a/b").got("host"),
+        (&rewrite(json!({"hostname": "a.example"})), "a.example"),
+        (&plain, SERVICE),
+    );
     let full = rewrite(json!({"path": {"type": "ReplaceFullPath", "replaceFullPath": "/c"}}));
     table.acts(mesh, &get("/a/b").got_path(), (&full, "/c"), (&plain, "/a/b"));
     let prefix = rewrite(json!({"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/c"}}));

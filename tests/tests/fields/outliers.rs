@@ -31,7 +31,11 @@ fn fail(mesh: &Mesh, service: Ipv4Addr) {
 /// Whether pod one is asked again so many milliseconds after it was left out.
 fn is_back(mesh: &Mesh, service: Ipv4Addr, after: u64) -> String {
     sleep(Duration::from_millis(after));
-    if get("/").pods().see(mesh, service) == "one and two" { "it is asked again".into() } else { "it is left out".into() }
+    if get("/").pods().see(mesh, service) == "one and two" {
+        "it is asked again".into()
+    } else {
+        "it is left out".into()
+    }
 }
 
 pub(crate) fn show(table: &mut Table, mesh: &Mesh, place: Place) {
@@ -44,10 +48,16 @@ pub(crate) fn show(table: &mut Table, mesh: &Mesh, place: Place) {
     let plain = detect(two());
     table.acts(mesh, &answers("500"), (&plain, "2"), (&detect(json!({})), "5"));
     let gateway = |more: Value| detect(and(json!({"consecutive5xxErrors": 0}), more));
-    table.acts(mesh, &answers("503"), (&gateway(json!({"consecutiveGatewayErrors": 2})), "2"), (&gateway(json!({})), "10"));
+    table.acts(
+        mesh,
+        &answers("503"),
+        (&gateway(json!({"consecutiveGatewayErrors": 2})), "2"),
+        (&gateway(json!({})), "10"),
+    );
     let apart = detect(and(two(), json!({"splitExternalLocalOriginErrors": true})));
     table.acts(mesh, &closes(), (&apart, "5"), (&plain, "2"));
-    let three = detect(and(two(), json!({"splitExternalLocalOriginErrors": true, "consecutiveLocalOriginFailures": 3})));
+    let three =
+        detect(and(two(), json!({"splitExternalLocalOriginErrors": true, "consecutiveLocalOriginFailures": 3})));
     table.acts(mesh, &closes(), (&three, "3"), (&apart, "5"));
     table.acts(mesh, &answers("500"), (&detect(and(two(), json!({"maxEjectionPercent": 0}))), "10"), (&plain, "2"));
     table.acts(mesh, &answers("500"), (&detect(and(two(), json!({"minHealthPercent": 60}))), "10"), (&plain, "2"));
@@ -58,13 +68,14 @@ pub(crate) fn show(table: &mut Table, mesh: &Mesh, place: Place) {
         is_back(mesh, service, 450)
     });
     table.acts(mesh, &later, (&short, "it is asked again"), (&once(json!({})), "it is left out"));
-    let twice = Probe::new("0.45 s after pod one has failed a second time, and was well for 0.3 s between", |mesh, service| {
-        fail(mesh, service);
-        is_back(mesh, service, 450);
-        sleep(Duration::from_millis(300));
-        fail(mesh, service);
-        is_back(mesh, service, 450)
-    });
+    let twice =
+        Probe::new("0.45 s after pod one has failed a second time, and was well for 0.3 s between", |mesh, service| {
+            fail(mesh, service);
+            is_back(mesh, service, 450);
+            sleep(Duration::from_millis(300));
+            fail(mesh, service);
+            is_back(mesh, service, 450)
+        });
     let often = once(json!({"baseEjectionTime": "300ms", "interval": "100ms"}));
     table.acts(mesh, &twice, (&often, "it is asked again"), (&short, "it is left out"));
 }

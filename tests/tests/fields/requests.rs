@@ -21,6 +21,7 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// One of both kinds.
 pub(crate) struct Requests {
+    pub(crate) kind: &'static str,
     pub(crate) port: u16,
     /// A request that every rule is for.
     pub(crate) ask: fn() -> Ask,
@@ -29,8 +30,8 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    fn route(&self, table: &Table, rule: Value) -> [Value; 1] {
-        [route(table.kind, self.port, json!([rule]))]
+    fn route(&self, rule: Value) -> [Value; 1] {
+        [route(self.kind, self.port, json!([rule]))]
     }
 
     fn one(&self) -> Value {
@@ -38,9 +39,9 @@ impl Requests {
     }
 
     /// Requests that match go to pod one, others to pod two.
-    pub(crate) fn matched(&self, table: &Table, matcher: Value) -> [Value; 1] {
+    pub(crate) fn matched(&self, matcher: Value) -> [Value; 1] {
         let other = json!({"backendRefs": [backend("two", self.port)]});
-        [route(table.kind, self.port, json!([{"matches": [matcher], "backendRefs": [self.one()]}, other]))]
+        [route(self.kind, self.port, json!([{"matches": [matcher], "backendRefs": [self.one()]}, other]))]
     }
 }
 
@@ -60,9 +61,8 @@ fn headers_matched(table: &mut Table, mesh: &Mesh, kind: &Requests) {
 
 /// Headers, or parameters of the query, called `x-a`.
 pub(crate) fn values_matched(table: &mut Table, mesh: &Mesh, kind: &Requests, field: &str, ask: &dyn Fn(&str) -> Ask) {
-    let matcher = |name: &str, of: &str, value: &str| {
-        kind.matched(table, json!({field: [{"name": name, "type": of, "value": value}]}))
-    };
+    let matcher =
+        |name: &str, of: &str, value: &str| kind.matched(json!({field: [{"name": name, "type": of, "value": value}]}));
     let (exact, regex) = (matcher("x-a", "Exact", "a."), matcher("x-a", "RegularExpression", "a."));
     let (other_name, other_value) = (matcher("x-b", "Exact", "a."), matcher("x-a", "Exact", "b"));
     table.acts(mesh, &ask("ab").pod(), (&exact, "two"), (&regex, "one"));
@@ -85,10 +85,10 @@ fn header_filters(table: &mut Table, mesh: &Mesh, kind: &Requests) {
                 (json!({"remove": ["x-said"]}), "none"),
             ] {
                 let filters = json!({"filters": [{"type": of, field: change}]});
-                let plain = kind.route(table, json!({"backendRefs": [kind.one()]}));
+                let plain = kind.route(json!({"backendRefs": [kind.one()]}));
                 let with = match on_backend {
-                    true => kind.route(table, json!({"backendRefs": [and(kind.one(), filters)]})),
-                    false => kind.route(table, and(json!({"backendRefs": [kind.one()]}), filters)),
+                    true => kind.route(json!({"backendRefs": [and(kind.one(), filters)]})),
+                    false => kind.route(and(json!({"backendRefs": [kind.one()]}), filters)),
                 };
                 table.acts(mesh, &probe, (&with, seen), (&plain, "app"));
             }
@@ -120,17 +120,18 @@ fn copied(ask: fn() -> Ask) -> Probe {
             _ => "some".into(),
         }
     }
-    Probe::new(format!("of {COPIED} requests that pod one answers, those that pod two gets a copy of"), move |mesh, service| {
-        look(mesh, service, &ask())
-    })
+    Probe::new(
+        format!("of {COPIED} requests that pod one answers, those that pod two gets a copy of"),
+        move |mesh, service| look(mesh, service, &ask()),
+    )
 }
 
 fn copies(table: &mut Table, mesh: &Mesh, kind: &Requests) {
     let probe = copied(kind.ask);
-    let plain = kind.route(table, json!({"backendRefs": [kind.one()]}));
+    let plain = kind.route(json!({"backendRefs": [kind.one()]}));
     let mirror = |mirror: Value| {
         let filter = json!({"type": "RequestMirror", "requestMirror": mirror});
-        kind.route(table, json!({"backendRefs": [kind.one()], "filters": [filter]}))
+        kind.route(json!({"backendRefs": [kind.one()], "filters": [filter]}))
     };
     let target = json!({"group": "", "kind": "Service", "namespace": "shop", "name": "two", "port": kind.port});
     let whole = mirror(json!({"backendRef": target}));
@@ -183,9 +184,9 @@ fn stays(ask: fn() -> Ask) -> Probe {
 fn sessions(table: &mut Table, mesh: &Mesh, kind: &Requests) {
     let rule = |session: Value| {
         let both = [backend(SERVICE, kind.port)];
-        kind.route(table, json!({"backendRefs": both, "sessionPersistence": session}))
+        kind.route(json!({"backendRefs": both, "sessionPersistence": session}))
     };
-    let none = kind.route(table, json!({"backendRefs": [backend(SERVICE, kind.port)]}));
+    let none = kind.route(json!({"backendRefs": [backend(SERVICE, kind.port)]}));
     let named = rule(json!({"sessionName": "shop"}));
     let cookie = rule(json!({"sessionName": "shop", "type": "Cookie"}));
     let header = rule(json!({"sessionName": "shop", "type": "Header"}));
@@ -207,30 +208,30 @@ fn sessions(table: &mut Table, mesh: &Mesh, kind: &Requests) {
 
 /// A TrafficPolicy names a rule, and lets its requests fail.
 fn names(table: &mut Table, mesh: &Mesh, kind: &Requests) {
-    let target = json!({"group": "gateway.networking.k8s.io", "kind": table.kind, "name": "rules", "sectionName": "a"});
+    let target = json!({"group": "gateway.networking.k8s.io", "kind": kind.kind, "name": "rules", "sectionName": "a"});
     let spec = json!({"targetRefs": [target], "fault": {"abort": {"httpStatus": 503}}});
     let policy = object("weir.dev/v1alpha1", "TrafficPolicy", "policy", spec);
     let rule = |name: &str| {
-        let [route] = kind.route(table, json!({"name": name, "backendRefs": [kind.one()]}));
+        let [route] = kind.route(json!({"name": name, "backendRefs": [kind.one()]}));
         [route, policy.clone()]
     };
-    let failed = if table.kind == "GRPCRoute" { "grpc-status 14" } else { "503" };
-    let good = if table.kind == "GRPCRoute" { "grpc-status 0" } else { "200" };
+    let failed = if kind.kind == "GRPCRoute" { "grpc-status 14" } else { "503" };
+    let good = if kind.kind == "GRPCRoute" { "grpc-status 0" } else { "200" };
     table.acts(mesh, &(kind.ask)().status(), (&rule("a"), failed), (&rule("b"), good));
 }
 
 /// Filters that nobody can have, and those that a backend can not have.
 fn refused_filters(table: &mut Table, kind: &Requests) {
-    let plain = kind.route(table, json!({"backendRefs": [kind.one()]}));
+    let plain = kind.route(json!({"backendRefs": [kind.one()]}));
     let extension = json!({"type": "ExtensionRef", "extensionRef": {"group": "a.example", "kind": "A", "name": "a"}});
     for (of, filter) in [("ExtensionRef", extension)].into_iter().chain(kind.other_filters.iter().cloned()) {
         let own = filter.as_object().unwrap().keys().find(|key| *key != "type").unwrap();
         if ["ExtensionRef", "ExternalAuth"].contains(&of) {
-            let with = kind.route(table, json!({"backendRefs": [kind.one()], "filters": [filter]}));
+            let with = kind.route(json!({"backendRefs": [kind.one()], "filters": [filter]}));
             let fields = [format!("spec.rules[].filters[].type={of}"), format!("spec.rules[].filters[].{own}")];
             table.refused(&fields.each_ref().map(String::as_str), &with[0], &plain[0]);
         }
-        let with = kind.route(table, json!({"backendRefs": [and(kind.one(), json!({"filters": [filter]}))]}));
+        let with = kind.route(json!({"backendRefs": [and(kind.one(), json!({"filters": [filter]}))]}));
         let at = "spec.rules[].backendRefs[].filters[]";
         let fields = [format!("{at}.type={of}"), format!("{at}.{own}")];
         table.refused(&fields.each_ref().map(String::as_str), &with[0], &plain[0]);

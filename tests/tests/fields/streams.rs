@@ -34,7 +34,11 @@ fn tcp_route() {
         bad: "nobody",
     };
     references::show(&mut table, &mesh, &kind);
-    named_rules(&mut table, &route("TCPRoute", STREAM, rules(json!({}))), &route("TCPRoute", STREAM, rules(json!({"name": "a"}))));
+    named_rules(
+        &mut table,
+        &route("TCPRoute", STREAM, rules(json!({}))),
+        &route("TCPRoute", STREAM, rules(json!({"name": "a"}))),
+    );
     table.finish();
 }
 

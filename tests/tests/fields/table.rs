@@ -53,14 +53,15 @@ impl Table {
         let (changed, before) = self.differences(with, without);
         for (objects, wanted) in [(without, otherwise), (with, sees)] {
             if let Err(seen) = mesh.shows(objects, probe, wanted) {
-                self.failures.push(format!("{}\n  is to see {wanted:?}, and sees {seen:?}, with {objects:?}", probe.text));
+                self.failures
+                    .push(format!("{}\n  is to see {wanted:?}, and sees {seen:?}, with {objects:?}", probe.text));
                 return;
             }
         }
         let field = |leaf: &Leaf| {
             let other = before.iter().find(|other| other.path == leaf.path);
-            let other = other.map(|other| format!(", not `{}`", other.value)).unwrap_or_default();
-            format!("`{}`: `{}`{other}", short(&leaf.path), leaf.value)
+            let other = other.map(|other| format!(", not {}", shown(&other.value))).unwrap_or_default();
+            format!("`{}`: {}{other}", short(&leaf.path), shown(&leaf.value))
         };
         let cell = changed.iter().map(field).collect::<Vec<_>>().join("<br>");
         let fields = changed.iter().map(|leaf| self.name(leaf)).collect();
@@ -76,7 +77,9 @@ impl Table {
             return;
         };
         let below = |field: &str| {
-            under.iter().any(|under| field.strip_prefix(under).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '='])))
+            under.iter().any(|under| {
+                field.strip_prefix(under).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '=']))
+            })
         };
         let (changed, _) = self.differences(std::slice::from_ref(with), std::slice::from_ref(without));
         let strange: Vec<_> = changed.iter().filter(|leaf| !below(&self.name(leaf))).collect();
@@ -85,7 +88,10 @@ impl Table {
         // The problem may be told at the field, or at what decides of it beside or above.
         let pattern = problem.field.pattern();
         let plain = |field: &str| field.replace("[]", "").split('=').next().unwrap_or_default().to_owned();
-        let related = under.iter().map(|under| plain(under)).any(|under| under.starts_with(&pattern) || pattern.starts_with(&under));
+        let related = under
+            .iter()
+            .map(|under| plain(under))
+            .any(|under| under.starts_with(&pattern) || pattern.starts_with(&under));
         assert!(related, "{under:?}: the problem is one of {pattern}: {problem}");
         let fields: BTreeSet<String> = self.fields.iter().filter(|field| below(field)).cloned().collect();
         assert!(!fields.is_empty(), "{under:?} is no field of {}", self.kind);
@@ -161,6 +167,10 @@ impl Table {
         let known = names.into_iter().find(|name| self.fields.contains(name));
         known.unwrap_or_else(|| panic!("{} has no field {leaf:?}", self.kind))
     }
+}
+
+fn shown(value: &str) -> String {
+    if value.is_empty() { "`\"\"`".into() } else { format!("`{value}`") }
 }
 
 fn short(path: &str) -> &str {

@@ -37,7 +37,14 @@ fn targets(table: &mut Table, mesh: &Mesh) {
     const ROUTES: &str = "gateway.networking.k8s.io";
     let one = || json!({"backendRefs": [backend("one", HTTP)]});
     let routes = [
-        route("HTTPRoute", HTTP, json!([and(one(), json!({"name": "a", "matches": [{"path": {"value": "/a"}}]})), and(one(), json!({"name": "b"}))])),
+        route(
+            "HTTPRoute",
+            HTTP,
+            json!([
+                and(one(), json!({"name": "a", "matches": [{"path": {"value": "/a"}}]})),
+                and(one(), json!({"name": "b"}))
+            ]),
+        ),
         grpc(json!({"backendRefs": [backend("one", GRPC)]})),
     ];
     let of = |target: Value| {
@@ -75,8 +82,10 @@ fn faults(table: &mut Table, mesh: &Mesh) {
     let time = || get("/").takes(300);
     let late = fault(json!({"delay": {"fixedDelay": "300ms"}}));
     table.acts(mesh, &time(), (&late, "200 after more than 300 ms"), (&plain, "200 after less than 300 ms"));
-    let (wait, some_wait) =
-        (fault(json!({"delay": {"fixedDelay": "50ms"}})), fault(json!({"delay": {"fixedDelay": "50ms", "percent": 50}})));
+    let (wait, some_wait) = (
+        fault(json!({"delay": {"fixedDelay": "50ms"}})),
+        fault(json!({"delay": {"fixedDelay": "50ms", "percent": 50}})),
+    );
     let waits = how_many("take 50 ms", |mesh, service| {
         let start = std::time::Instant::now();
         get("/").send(mesh, service);
@@ -86,7 +95,12 @@ fn faults(table: &mut Table, mesh: &Mesh) {
     let (fail, some_fail) =
         (fault(json!({"abort": {"httpStatus": 418}})), fault(json!({"abort": {"httpStatus": 418, "percent": 50}})));
     table.acts(mesh, &get("/").status(), (&fail, "418"), (&plain, "200"));
-    table.acts(mesh, &how_many("fail", |mesh, service| !get("/").send(mesh, service).is_good), (&some_fail, "some"), (&fail, "all"));
+    table.acts(
+        mesh,
+        &how_many("fail", |mesh, service| !get("/").send(mesh, service).is_good),
+        (&some_fail, "some"),
+        (&fail, "all"),
+    );
     let exhausted = fault(json!({"abort": {"grpcStatus": 8}}));
     table.acts(mesh, &call("/a.S/M").status(), (&exhausted, "grpc-status 8"), (&plain, "grpc-status 0"));
 }
@@ -120,39 +134,50 @@ fn check(check: Value) -> [Value; 1] {
 /// Who answers after pod one was not well for a while, or again was.
 fn after(well: bool) -> Probe {
     let (was, is) = if well { ("not well", "well") } else { ("well", "not well") };
-    Probe::new(format!("after 0.6 s in which pod one is {is}, and was {was} before: who answers"), move |mesh, service| {
-        let who = || get("/").pods().see(mesh, service);
-        who();
-        mesh.well.store(!well, SeqCst);
-        for _ in 0..40 {
-            sleep(Duration::from_millis(25));
-            if well && who() == "two" {
-                break;
+    Probe::new(
+        format!("after 0.6 s in which pod one is {is}, and was {was} before: who answers"),
+        move |mesh, service| {
+            let who = || get("/").pods().see(mesh, service);
+            who();
+            mesh.well.store(!well, SeqCst);
+            for _ in 0..40 {
+                sleep(Duration::from_millis(25));
+                if well && who() == "two" {
+                    break;
+                }
             }
-        }
-        mesh.well.store(well, SeqCst);
-        sleep(Duration::from_millis(600));
-        let seen = who();
-        mesh.well.store(true, SeqCst);
-        seen
-    })
+            mesh.well.store(well, SeqCst);
+            sleep(Duration::from_millis(600));
+            let seen = who();
+            mesh.well.store(true, SeqCst);
+            seen
+        },
+    )
 }
 
 /// When checks are made, and how many count.
 fn checks(table: &mut Table, mesh: &Mesh) {
-    let health = |more: Value| check(and(json!({"type": "HTTP", "interval": "100ms", "http": {"path": "/healthz"}}), more));
+    let health =
+        |more: Value| check(and(json!({"type": "HTTP", "interval": "100ms", "http": {"path": "/healthz"}}), more));
     let plain = health(json!({}));
     let often = health(json!({"unhealthyThreshold": 1}));
     let rarely = health(json!({"unhealthyThreshold": 1, "interval": "5s"}));
     table.acts(mesh, &after(false), (&often, "two"), (&rarely, "one and two"));
     table.acts(mesh, &after(false), (&health(json!({"unhealthyThreshold": 50})), "one and two"), (&plain, "two"));
     table.acts(mesh, &after(true), (&health(json!({"healthyThreshold": 50})), "two"), (&plain, "one and two"));
-    let slow = |more: Value| check(and(json!({"type": "HTTP", "interval": "100ms", "unhealthyThreshold": 1, "http": {"path": "/one-is-slow"}}), more));
+    let slow = |more: Value| {
+        check(and(
+            json!({"type": "HTTP", "interval": "100ms", "unhealthyThreshold": 1, "http": {"path": "/one-is-slow"}}),
+            more,
+        ))
+    };
     table.acts(mesh, &get("/").pods(), (&slow(json!({"timeout": "100ms"})), "two"), (&slow(json!({})), "one and two"));
 }
 
 fn what_is_asked(table: &mut Table, mesh: &Mesh) {
-    let asks = |check: Value| self::check(and(json!({"interval": "100ms", "timeout": "200ms", "unhealthyThreshold": 1}), check));
+    let asks = |check: Value| {
+        self::check(and(json!({"interval": "100ms", "timeout": "200ms", "unhealthyThreshold": 1}), check))
+    };
     let http = |http: Value| asks(json!({"type": "HTTP", "http": http}));
     let (both, pods) = ("one and two", || get("/").pods());
     let other = || [policy(json!({"retryBudget": {}}))];
@@ -168,10 +193,11 @@ fn what_is_asked(table: &mut Table, mesh: &Mesh) {
     // An address that nothing comes back from. Without a check each connection to it is tried until its time is over.
     let service = || listed(&[mesh.pods[1].ip, BLACK_HOLE]);
     let tcp = asks(json!({"type": "TCP"}));
-    let slowest = Probe::new("the slowest of 8 times `GET /`, where one of two addresses does not answer", |mesh, service| {
-        let times = (0..8).map(|_| get("/").takes(500).see(mesh, service));
-        times.max().unwrap_or_default() // "less" comes before "more"
-    });
+    let slowest =
+        Probe::new("the slowest of 8 times `GET /`, where one of two addresses does not answer", |mesh, service| {
+            let times = (0..8).map(|_| get("/").takes(500).see(mesh, service));
+            times.max().unwrap_or_default() // "less" comes before "more"
+        });
     let with = |policy: &[Value]| [policy.to_vec(), service()].concat();
     table.acts(
         mesh,
@@ -185,13 +211,14 @@ fn what_is_asked(table: &mut Table, mesh: &Mesh) {
 fn retries(table: &mut Table, mesh: &Mesh) {
     let route = http(json!({"backendRefs": [backend(SERVICE, HTTP)], "retry": {"codes": [503], "attempts": 1}}));
     let budget = |budget: Value| [policy(json!({"retryBudget": budget})), route.clone()];
-    let again = Probe::new(format!("{SPENDING} failing requests with one retry: how many are sent again"), |mesh, service| {
-        let before = mesh.requests("one") + mesh.requests("two");
-        let ask: Ask = get("/").with("x-status", "503");
-        (0..SPENDING).for_each(|_| drop(ask.send(mesh, service)));
-        let came = mesh.requests("one") + mesh.requests("two") - before;
-        if came == 2 * SPENDING { "all".into() } else { "some".into() }
-    });
+    let again =
+        Probe::new(format!("{SPENDING} failing requests with one retry: how many are sent again"), |mesh, service| {
+            let before = mesh.requests("one") + mesh.requests("two");
+            let ask: Ask = get("/").with("x-status", "503");
+            (0..SPENDING).for_each(|_| drop(ask.send(mesh, service)));
+            let came = mesh.requests("one") + mesh.requests("two") - before;
+            if came == 2 * SPENDING { "all".into() } else { "some".into() }
+        });
     let all = budget(json!({"percent": 100, "minConcurrency": 0}));
     let fifth = budget(json!({"minConcurrency": 0}));
     table.acts(mesh, &again, (&all, "all"), (&fifth, "some"));

@@ -83,7 +83,10 @@ pub fn destination_rule() -> anyhow::Result<String> {
     let file = fetched(ISTIO_MODULE, ISTIO_GO_MOD)?.join("kubernetes/customresourcedefinitions.gen.yaml");
     let all = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let ours = |text: &&str| text.contains("\n  name: destinationrules.networking.istio.io\n");
-    all.split("\n---\n").find(ours).map(str::to_owned).with_context(|| format!("{}: no DestinationRule", file.display()))
+    all.split("\n---\n")
+        .find(ours)
+        .map(str::to_owned)
+        .with_context(|| format!("{}: no DestinationRule", file.display()))
 }
 
 /// The text of `generated.rs`, not formatted.
