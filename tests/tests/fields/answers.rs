@@ -16,7 +16,8 @@ use http::Response;
 use weir_tests::{App, Flow, Netns, app::Request, http2::H2App};
 
 /// What a request asks for, at all pods or only at that of `x-at`: an answer after `x-wait` milliseconds, with `x-status`, or none at
-/// all (`x-close`). Every answer has `x-pod` and `x-said: app`.
+/// all (`x-close`). Every answer has `x-pod`, `x-said: app`, and of HTTP/1.1
+/// `x-connection`, the port that it was called from.
 struct Wish {
     wait: Duration,
     status: u16,
@@ -50,6 +51,7 @@ pub(crate) fn http(netns: &Netns, port: u16, pod: &str, well: &Well) -> App {
         }
         let body = &request.head;
         write!(stream, "HTTP/1.1 {} X\r\nx-pod: {pod}\r\nx-said: app\r\n", wish.status)?;
+        write!(stream, "x-connection: {}\r\n", stream.peer_addr()?.port())?;
         match request.method() {
             // The connection would be a tunnel from here on.
             "CONNECT" => write!(stream, "\r\n").map(|()| Flow::Close),

@@ -1,12 +1,12 @@
 //! DestinationRule, but for outlier detection. The servers have no proxies: what they see is what the caller's proxy does.
 
-use std::{net::Ipv4Addr, sync::atomic::Ordering::SeqCst, thread, time::Duration};
+use std::{net::Ipv4Addr, thread, time::Duration};
 
 use serde_json::{Value, json};
 use weir_tests::is_root;
 
 use crate::{
-    ask::{self, Ask, Probe, get},
+    ask::{self, Answer, Ask, Probe, get},
     document,
     mesh::{BLACK_HOLE, HTTP, MORE_HTTP, Mesh, SERVICE, listed, service},
     objects::{and, backend, destination, http, object},
@@ -127,7 +127,8 @@ fn hashes(table: &mut Table, mesh: &Mesh, place: Place) {
     table.acts(mesh, &by_key("user in the query", query), (&of_query, same), (&none, "any pod"));
     let by_cookie = |more: Value| hash(json!({"httpCookie": and(json!({"name": "user"}), more)}));
     table.acts(mesh, &by_key("cookie user", cookie), (&by_cookie(json!({})), same), (&none, "any pod"));
-    table.acts(mesh, &get("/").pods(), (&hash(json!({"useSourceIp": true})), "one"), (&none, "one and two"));
+    let all = by_key("source address", |_| get("/"));
+    table.acts(mesh, &all, (&hash(json!({"useSourceIp": true})), same), (&none, "any pod"));
     let given = || {
         Probe::new("`GET /`: the cookie of the answer, without its value", |mesh, service| {
             let cookie = get("/").send(mesh, service).header("set-cookie");
@@ -221,20 +222,18 @@ fn places(table: &mut Table, mesh: &Mesh, place: Place) {
     table.acts(mesh, &pods(away), (&asia, "two"), (&next("eu", "us"), "one"));
 }
 
-/// How many connections come to the only server while these requests are made.
-fn connections_of(text: &str, work: impl Fn(&Mesh, Ipv4Addr) + 'static) -> Probe {
-    Probe::new(format!("{text}: connections that come to the server"), move |mesh, service| {
-        let before = mesh.http[0].connections.load(SeqCst);
-        work(mesh, service);
-        (mesh.http[0].connections.load(SeqCst) - before).to_string()
+/// Over how many connections these requests come to the server.
+fn connections_of(text: &str, work: impl Fn(&Mesh, Ipv4Addr) -> Vec<Answer> + 'static) -> Probe {
+    Probe::new(format!("{text}: connections that they come to the server by"), move |mesh, service| {
+        ask::shares(work(mesh, service).iter().map(|answer| answer.header("x-connection"))).len().to_string()
     })
 }
 
 /// Answers to so many requests at once.
-fn at_once(mesh: &Mesh, service: Ipv4Addr, count: usize) -> Vec<String> {
+fn at_once(mesh: &Mesh, service: Ipv4Addr, count: usize) -> Vec<Answer> {
     let ask = get("/").with("x-wait", "200");
     thread::scope(|scope| {
-        let asks: Vec<_> = (0..count).map(|_| scope.spawn(|| ask.send(mesh, service).status)).collect();
+        let asks: Vec<_> = (0..count).map(|_| scope.spawn(|| ask.send(mesh, service))).collect();
         asks.into_iter().map(|ask| ask.join().unwrap()).collect()
     })
 }
@@ -247,16 +246,16 @@ fn only_one(rule: Value) -> Vec<Value> {
 fn connections(table: &mut Table, mesh: &Mesh, place: Place) {
     let pool = |tcp: Value, http: Value| only_one(place.rule(json!({"connectionPool": {"tcp": tcp, "http": http}})));
     let plain = pool(json!({}), json!({}));
-    let many = connections_of("4 times `GET /` at once, of 200 ms", |mesh, service| drop(at_once(mesh, service, 4)));
+    let many = connections_of("4 times `GET /` at once, of 200 ms", |mesh, service| at_once(mesh, service, 4));
     table.acts(mesh, &many, (&pool(json!({"maxConnections": 1}), json!({})), "1"), (&plain, "4"));
     let series = connections_of("4 times `GET /`", |mesh, service| {
-        (0..4).for_each(|_| drop(get("/").send(mesh, service)));
+        (0..4).map(|_| get(\"/\").send(mesh, service)).collect()
     });
     table.acts(mesh, &series, (&pool(json!({}), json!({"maxRequestsPerConnection": 1})), "4"), (&plain, "1"));
     let pause = connections_of("two times `GET /` with 0.4 s between", |mesh, service| {
-        get("/").send(mesh, service);
+        let first = get("/").send(mesh, service);
         thread::sleep(Duration::from_millis(400));
-        get("/").send(mesh, service);
+        vec![first, get("/").send(mesh, service)]
     });
     table.acts(mesh, &pause, (&pool(json!({}), json!({"idleTimeout": "100ms"})), "2"), (&plain, "1"));
     let nowhere = |tcp: Value| {
@@ -276,7 +275,7 @@ fn requests(table: &mut Table, mesh: &Mesh, place: Place) {
     let pool = |pool: Value| only_one(place.rule(json!({"connectionPool": pool})));
     let refused = || {
         Probe::new("6 times `GET /` at once, of 200 ms: status", |mesh, service| {
-            let statuses = ask::shares(at_once(mesh, service, 6).into_iter());
+            let statuses = ask::shares(at_once(mesh, service, 6).into_iter().map(|answer| answer.status));
             statuses.into_keys().collect::<Vec<_>>().join(" and ")
         })
     };

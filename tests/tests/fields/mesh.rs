@@ -56,8 +56,7 @@ const ADDRESSES: u16 = 230;
 pub(crate) struct Mesh {
     pub(crate) client: Pod,
     pub(crate) pods: [Pod; 2],
-    /// HTTP of pod `one` and `two`.
-    pub(crate) http: [App; 2],
+    http: [App; 2],
     grpc: [H2App; 2],
     _streams: Vec<App>,
     /// Pod `one` says that it is well.

@@ -81,7 +81,7 @@ fn header_filters(table: &mut Table, mesh: &Mesh, kind: &Requests) {
         ] {
             for (change, seen) in [
                 (json!({"set": [{"name": "x-said", "value": "rule"}]}), "rule"),
-                (json!({"add": [{"name": "x-said", "value": "rule"}]}), "app, rule"),
+                (json!({"add": [{"name": "x-said", "value": "rule"}]}), "app,rule"),
                 (json!({"remove": ["x-said"]}), "none"),
             ] {
                 let filters = json!({"filters": [{"type": of, field: change}]});

@@ -116,6 +116,8 @@ impl Table {
         assert!(self.failures.is_empty(), "{}:\n{}", self.kind, self.failures.join("\n"));
         let place = |row: &Row| self.fields.iter().position(|field| row.fields.contains(field));
         self.rows.sort_by_key(place);
+        let mut seen = BTreeSet::new();
+        self.rows.retain(|row| seen.insert(row.cells.clone()));
         let cells = |accepted: bool| {
             let rows = self.rows.iter().filter(move |row| row.accepted == accepted);
             rows.map(|row| row.cells.clone()).collect::<Vec<_>>()
@@ -173,6 +175,8 @@ fn shown(value: &str) -> String {
     if value.is_empty() { "`\"\"`".into() } else { format!("`{value}`") }
 }
 
-fn short(path: &str) -> &str {
-    path.strip_prefix("spec.").unwrap_or(path)
+/// A field in the table. What a DestinationRule says of one port it says as it does of all, and has one row.
+fn short(path: &str) -> String {
+    let path = path.strip_prefix("spec.").unwrap_or(path);
+    if path.ends_with(".port.number") { path.to_owned() } else { path.replace(".portLevelSettings[]", "") }
 }

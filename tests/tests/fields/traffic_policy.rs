@@ -189,7 +189,9 @@ fn what_is_asked(table: &mut Table, mesh: &Mesh) {
     table.acts(mesh, &pods(), (&teapot(json!({"statuses": [200, 418]})), both), (&teapot(json!({})), "two"));
     let grpc = |grpc: Value| asks(json!({"type": "GRPC", "grpc": grpc}));
     let calls = || call("/a.S/M").pods();
-    table.acts(mesh, &calls(), (&grpc(json!({"service": "sick"})), "two"), (&grpc(json!({})), both));
+    let sick = grpc(json!({"service": "sick"}));
+    table.acts(mesh, &calls(), (&sick, "two"), (&other(), both));
+    table.acts(mesh, &calls(), (&sick, "two"), (&grpc(json!({})), both));
     // An address that nothing comes back from. Without a check each connection to it is tried until its time is over.
     let service = || listed(&[mesh.pods[1].ip, BLACK_HOLE]);
     let tcp = asks(json!({"type": "TCP"}));
