@@ -248,9 +248,8 @@ fn connections(table: &mut Table, mesh: &Mesh, place: Place) {
     let plain = pool(json!({}), json!({}));
     let many = connections_of("4 times `GET /` at once, of 200 ms", |mesh, service| at_once(mesh, service, 4));
     table.acts(mesh, &many, (&pool(json!({"maxConnections": 1}), json!({})), "1"), (&plain, "4"));
-    let series = connections_of("4 times `GET /`", |mesh, service| {
-        (0..4).map(|_| get(\"/\").send(mesh, service)).collect()
-    });
+    let series =
+        connections_of("4 times `GET /`", |mesh, service| (0..4).map(|_| get("/").send(mesh, service)).collect());
     table.acts(mesh, &series, (&pool(json!({}), json!({"maxRequestsPerConnection": 1})), "4"), (&plain, "1"));
     let pause = connections_of("two times `GET /` with 0.4 s between", |mesh, service| {
         let first = get("/").send(mesh, service);
