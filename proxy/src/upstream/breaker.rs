@@ -84,6 +84,16 @@ impl Breaker {
         self.thresholds.connections.is_some() && self.counts.pending.taken() > 0
     }
 
+    /// True where a connection counts for this cluster, or does from now on: another one may have made it, for the same endpoint.
+    pub fn adopts(&self, connection: &mut Option<Slot>) -> bool {
+        if self.thresholds.connections.is_none() || connection.as_ref().is_some_and(|slot| self.owns(slot)) {
+            return true;
+        }
+        let Ok(slot) = self.connection() else { return false };
+        *connection = slot;
+        true
+    }
+
     /// True for the slot of one of this cluster's connections.
     pub fn owns(&self, connection: &Slot) -> bool {
         connection.is_of(&self.counts.connections)
@@ -100,6 +110,20 @@ fn take(slots: &Arc<Slots>, most: Option<u32>, name: &'static str) -> Result<Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_of_another_cluster_counts_for_who_uses_it() {
+        let limited = |most| Breaker {
+            thresholds: Thresholds { connections: Some(most), ..Thresholds::default() },
+            ..Breaker::default()
+        };
+        let (one, other, free) = (limited(1), limited(1), Breaker::default());
+        let (mut first, mut second) = (other.connection().unwrap(), None);
+        assert!(one.adopts(&mut first) && one.adopts(&mut first), "once");
+        assert!(!one.adopts(&mut second) && second.is_none());
+        assert!(other.adopts(&mut second), "the first has left it");
+        assert!(free.adopts(&mut first) && one.owns(first.as_ref().unwrap()), "who has no limit counts nothing");
+    }
 
     #[test]
     fn a_changed_limit_counts_what_is_there_already() {
