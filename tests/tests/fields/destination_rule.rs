@@ -14,6 +14,9 @@ use crate::{
     table::Table,
 };
 
+/// What is asked by users.
+const USERS: &str = "requests with the same `x-user`, of 12";
+
 /// Where a policy stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -58,11 +61,11 @@ fn destination_rule() {
         object("networking.istio.io/v1", "DestinationRule", "calls", json!({"host": host, "trafficPolicy": keys}))
     };
     let user = |user: usize| get("/").with("x-user", &user.to_string());
-    table.acts(&mesh, &by_key("x-user", user), (&[of(SERVICE)], "always the same pod"), (&[of("one")], "any pod"));
+    table.acts(&mesh, &by_key(USERS, user), (&[of(SERVICE)], "always the same pod"), (&[of("one")], "any pod"));
     let port = |number: u16| {
         destination(json!({"portLevelSettings": [and(json!({"port": {"number": number}}), keys.clone())]}))
     };
-    table.acts(&mesh, &by_key("x-user", user), (&[port(HTTP)], "always the same pod"), (&[port(MORE_HTTP)], "any pod"));
+    table.acts(&mesh, &by_key(USERS, user), (&[port(HTTP)], "always the same pod"), (&[port(MORE_HTTP)], "any pod"));
     refused(&mut table);
     table.finish();
 }
@@ -90,9 +93,9 @@ fn simple(table: &mut Table, mesh: &Mesh, place: Place) {
     }
 }
 
-/// Whether requests with the same key meet the same pod.
-fn by_key(key: &str, ask: impl Fn(usize) -> Ask + 'static) -> Probe {
-    Probe::new(format!("requests with the same `{key}`, of 12 values: who answers"), move |mesh, service| {
+/// Whether requests with the same key, as the words say, meet the same pod.
+fn by_key(words: &str, ask: impl Fn(usize) -> Ask + 'static) -> Probe {
+    Probe::new(format!("{words}: who answers"), move |mesh, service| {
         let of = |value| ask(value).send(mesh, service).pod();
         let stays = (0..12).all(|value| {
             let first = of(value);
@@ -122,12 +125,22 @@ fn hashes(table: &mut Table, mesh: &Mesh, place: Place) {
     let header = |user: usize| get("/").with("x-user", &user.to_string());
     let query = |user: usize| get(&format!("/?user={user}"));
     let cookie = |user: usize| get("/").with("cookie", &format!("user={user}"));
-    table.acts(mesh, &by_key("x-user", header), (&hash(json!({"httpHeaderName": "x-user"})), same), (&none, "any pod"));
+    table.acts(mesh, &by_key(USERS, header), (&hash(json!({"httpHeaderName": "x-user"})), same), (&none, "any pod"));
     let of_query = hash(json!({"httpQueryParameterName": "user"}));
-    table.acts(mesh, &by_key("user in the query", query), (&of_query, same), (&none, "any pod"));
+    table.acts(
+        mesh,
+        &by_key("requests with the same `user` in the query, of 12", query),
+        (&of_query, same),
+        (&none, "any pod"),
+    );
     let by_cookie = |more: Value| hash(json!({"httpCookie": and(json!({"name": "user"}), more)}));
-    table.acts(mesh, &by_key("cookie user", cookie), (&by_cookie(json!({})), same), (&none, "any pod"));
-    let all = by_key("source address", |_| get("/"));
+    table.acts(
+        mesh,
+        &by_key("requests with the same cookie `user`, of 12", cookie),
+        (&by_cookie(json!({})), same),
+        (&none, "any pod"),
+    );
+    let all = by_key("60 requests from the same address", |_| get("/"));
     table.acts(mesh, &all, (&hash(json!({"useSourceIp": true})), same), (&none, "any pod"));
     let given = || {
         Probe::new("`GET /`: the cookie of the answer, without its value", |mesh, service| {

@@ -135,7 +135,8 @@ fn copies(table: &mut Table, mesh: &Mesh, kind: &Requests) {
     };
     let target = json!({"group": "", "kind": "Service", "namespace": "shop", "name": "two", "port": kind.port});
     let whole = mirror(json!({"backendRef": target}));
-    table.acts(mesh, &probe, (&whole, "all"), (&plain, "none"));
+    let least = mirror(json!({"backendRef": backend("two", kind.port)}));
+    table.acts(mesh, &probe, (&least, "all"), (&plain, "none"));
     for other in [
         json!({"group": "apps"}),
         json!({"kind": "Pod"}),

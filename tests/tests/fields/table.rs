@@ -10,6 +10,9 @@ use crate::{
     mesh::{Mesh, parsed},
 };
 
+/// Most fields of a row: those of which none has a meaning alone, such as a type, a name and a value.
+const MOST: usize = 3;
+
 /// The fields of a kind, and what was shown of them.
 pub(crate) struct Table {
     pub(crate) kind: &'static str,
@@ -51,6 +54,7 @@ impl Table {
             assert!(parsed(object).is_ok(), "{object}: {:?}", parsed(object).err());
         }
         let (changed, before) = self.differences(with, without);
+        assert!(changed.len() <= MOST, "{}: a row of its own for each of {changed:?}", probe.text);
         for (objects, wanted) in [(without, otherwise), (with, sees)] {
             if let Err(seen) = mesh.shows(objects, probe, wanted) {
                 self.failures
