@@ -180,12 +180,15 @@ fn a_time_out_is_what_was_said_or_none_at_all() {
 fn retries_in_envoys_words() {
     let text = "retry: {codes: [500, 503], attempts: 4, backoff: 100ms}\n    backendRefs: [{name: v1, port: 80}]";
     let policy = Shop::new(&rule(text)).forward().retry_policy.unwrap();
-    assert_eq!(policy.retry_on, "connect-failure,refused-stream,retriable-status-codes");
+    assert_eq!(policy.retry_on, "connect-failure,refused-stream,reset,retriable-status-codes");
     assert_eq!((policy.retriable_status_codes, policy.num_retries.unwrap().value), (vec![500, 503], 4));
     let pause = policy.retry_back_off.unwrap();
     assert_eq!((seconds(pause.base_interval.as_ref()), seconds(pause.max_interval.as_ref())), (Some(0.1), Some(1.0)));
     let policy = Shop::new(&rule("retry: {}\n    backendRefs: [{name: v1, port: 80}]")).forward().retry_policy.unwrap();
-    assert_eq!((policy.retry_on.as_str(), policy.num_retries.unwrap().value), ("connect-failure,refused-stream", 2));
+    assert_eq!(
+        (policy.retry_on.as_str(), policy.num_retries.unwrap().value),
+        ("connect-failure,refused-stream,reset", 2)
+    );
 }
 
 #[test]
