@@ -134,7 +134,11 @@ impl Verdict {
     /// The condition, which keeps the time of the one before where the status is the same.
     fn condition(self, kind: &str, generation: i64, before: Option<&Json>, now: &str) -> Json {
         let Self { holds, reason, mut message } = self;
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        let mut end = MAX_MESSAGE.min(message.len());
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
         let status = if holds { "True" } else { "False" };
         let since =
             before.filter(|before| text(before, "status") == status).map(|before| text(before, "lastTransitionTime"));
