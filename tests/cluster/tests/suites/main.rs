@@ -9,6 +9,7 @@ mod injection;
 mod life;
 mod ready;
 mod refusals;
+mod rollout;
 mod routes;
 mod traffic;
 
@@ -20,6 +21,7 @@ fn main() -> std::process::ExitCode {
         chart::SUITE,
         closed::SUITE,
         traffic::SUITE,
+        rollout::SUITE,
         canary::SUITE,
         routes::SUITE,
         injection::SUITE,
