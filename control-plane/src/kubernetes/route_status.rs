@@ -14,7 +14,7 @@ use tokio::{
     sync::watch as state,
     time::{Instant, sleep, sleep_until},
 };
-use weir_config::model::{Name, Origin, RouteSet, ServicePort, Target};
+use weir_config::model::{Name, Origin};
 
 use super::{
     MANAGER,
@@ -22,7 +22,11 @@ use super::{
     code, explain,
     kinds::{self, CONTROLLER, RouteBook, RouteFacts},
 };
-use crate::{catalog::Catalog, world::World};
+use crate::{
+    catalog::Catalog,
+    verdict::{Verdict, accepted, resolved},
+    world::World,
+};
 
 /// What changes together is written together.
 const QUIET: Duration = Duration::from_millis(100);
@@ -94,7 +98,7 @@ fn entries(name: &Origin, facts: &RouteFacts, world: &World, now: &str) -> Optio
     }
     let entry = |(reference, service, port): &(Json, Name, Option<i64>)| {
         let conditions =
-            [("Accepted", accepted(facts, set, world, service, *port)), ("ResolvedRefs", resolved(set, world))];
+            [("Accepted", accepted(&facts.refused, set, world, service, *port)), ("ResolvedRefs", resolved(set, world))];
         let old = facts.ours.iter().find(|entry| entry.get("parentRef") == Some(reference));
         let conditions = conditions.into_iter().map(|(kind, Verdict { holds, reason, mut message })| {
             let status = if holds { "True" } else { "False" };
@@ -120,93 +124,6 @@ fn entries(name: &Origin, facts: &RouteFacts, world: &World, now: &str) -> Optio
 
 fn text<'a>(value: &'a Json, key: &str) -> &'a str {
     value.get(key).and_then(Json::as_str).unwrap_or_default()
-}
-
-/// What a condition says.
-struct Verdict {
-    holds: bool,
-    reason: &'static str,
-    message: String,
-}
-
-impl Verdict {
-    fn yes(reason: &'static str, message: &str) -> Self {
-        Self { holds: true, reason, message: message.into() }
-    }
-
-    fn no(reason: &'static str, message: String) -> Self {
-        Self { holds: false, reason, message }
-    }
-}
-
-fn accepted(facts: &RouteFacts, set: Option<&RouteSet>, world: &World, name: &Name, port: Option<i64>) -> Verdict {
-    if !facts.refused.is_empty() {
-        let lines: Vec<String> = facts.refused.iter().map(|(field, message)| format!("{field}: {message}")).collect();
-        return Verdict::no("UnsupportedValue", lines.join("; "));
-    }
-    let Some(service) = world.service(name) else {
-        return Verdict::no("NoMatchingParent", format!("there is no Service {name}"));
-    };
-    let number = port.and_then(|port| u16::try_from(port).ok());
-    let ports: Vec<&ServicePort> =
-        service.ports.iter().filter(|known| port.is_none() || Some(known.number) == number).collect();
-    let asked = port.map_or_else(|| "TCP port".into(), |port| format!("TCP port {port}"));
-    if ports.is_empty() {
-        return Verdict::no("NoMatchingParent", format!("Service {name} has no {asked}"));
-    }
-    let Some(set) = set else { return Verdict::yes("Accepted", "the rules are in force") };
-    let level = set.rules.level();
-    let suiting = |port: &&&ServicePort| level.suits(world.service_protocol(service, port));
-    if ports.iter().filter(suiting).count() == 0 {
-        let speaks = if level.is_of_requests() { "speaks HTTP" } else { "speaks something else than HTTP" };
-        let message =
-            format!("no {asked} of Service {name} {speaks} by its name or appProtocol: the rules have no effect on it");
-        return Verdict::no("UnsupportedProtocol", message);
-    }
-    let caller = set.audience(name).map(|namespace| &**namespace);
-    let mut preferred = None;
-    for port in ports.iter().filter(suiting) {
-        match world.routes_of(service, port, caller).first().copied() {
-            Some(first) if first.rules.level() != level => preferred = Some((first, port.number)),
-            _ => return Verdict::yes("Accepted", "the rules are in force"),
-        }
-    }
-    match preferred {
-        Some((other, port)) => Verdict::no(
-            "Conflicted",
-            format!(
-                "port {port} of Service {name} has rules of {}, which goes before {}",
-                other.origin, set.origin.kind
-            ),
-        ),
-        None => Verdict::yes("Accepted", "the rules are in force"),
-    }
-}
-
-fn resolved(set: Option<&RouteSet>, world: &World) -> Verdict {
-    let Some(set) = set else {
-        return Verdict::yes("ResolvedRefs", "the rules are not accepted, so nothing that they name is looked for");
-    };
-    let effect = |field| match (field, set.rules.level().is_of_requests()) {
-        ("filters", _) => "nobody gets the copy",
-        (_, true) => "its share is answered with 500",
-        (_, false) => "its share is refused",
-    };
-    for (_, field, target) in set.rules.targets() {
-        if let Some(foreign) = &target.foreign {
-            return Verdict::no("InvalidKind", format!("{foreign} is no Service: {}", effect(field)));
-        }
-        let Target { service, port, .. } = target;
-        if !world.is_permitted(set, target) {
-            let message = format!("no ReferenceGrant of its namespace allows Service {service}: {}", effect(field));
-            return Verdict::no("RefNotPermitted", message);
-        }
-        if world.target(set, target).is_none() {
-            let message = format!("there is no Service {service} with TCP port {port}: {}", effect(field));
-            return Verdict::no("BackendNotFound", message);
-        }
-    }
-    Verdict::yes("ResolvedRefs", "everything that the rules name is there")
 }
 
 /// True where nothing but times differs.
