@@ -80,9 +80,12 @@ mod tests {
 
     #[test]
     fn all_addresses_are_asked_by_loopback() {
-        for (listens, asked) in
-            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("127.0.0.1:2", "127.0.0.1:2"), ("198.18.0.1:3", "198.18.0.1:3")]
-        {
+        for (listens, asked) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("127.0.0.1:2", "127.0.0.1:2"),
+            ("198.18.0.1:3", "198.18.0.1:3"),
+        ] {
             assert_eq!(reachable(listens.parse().unwrap()), asked.parse().unwrap(), "{listens}");
         }
     }

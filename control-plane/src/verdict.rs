@@ -29,7 +29,13 @@ impl Verdict {
 }
 
 /// Whether rules are accepted by a Service, or by one port of it. `refused` are the problems of an object that can not be accepted at all.
-pub(crate) fn accepted(refused: &[(FieldPath, String)], set: Option<&RouteSet>, world: &World, name: &Name, port: Option<i64>) -> Verdict {
+pub(crate) fn accepted(
+    refused: &[(FieldPath, String)],
+    set: Option<&RouteSet>,
+    world: &World,
+    name: &Name,
+    port: Option<i64>,
+) -> Verdict {
     if !refused.is_empty() {
         let lines: Vec<String> = refused.iter().map(|(field, message)| format!("{field}: {message}")).collect();
         return Verdict::no("UnsupportedValue", lines.join("; "));

@@ -500,7 +500,9 @@ impl World {
         let first = sets.iter().copied().min_by_key(|set| set.rules.level());
         let (sets, behind): (Vec<&RouteSet>, Vec<&RouteSet>) =
             sets.into_iter().partition(|set| first.is_some_and(|first| first.rules.level() == set.rules.level()));
-        aside.extend(first.into_iter().flat_map(|first| behind.into_iter().map(move |set| (set, Aside::Behind(first)))));
+        if let Some(first) = first {
+            aside.extend(behind.into_iter().map(|set| (set, Aside::Behind(first))));
+        }
         Ruling { sets, aside }
     }
 
@@ -574,7 +576,8 @@ impl World {
 
     /// The same of all services that rules of a service send to, as far as requests carry the key of an endpoint.
     pub fn hash_audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
-        let targets = self.routes_for(service).flat_map(|set| set.rules.targets()).map(|(_, _, target)| &target.service);
+        let targets =
+            self.routes_for(service).flat_map(|set| set.rules.targets()).map(|(_, _, target)| &target.service);
         targets.chain([service]).flat_map(|service| self.policy_audiences(service)).collect()
     }
 

@@ -53,7 +53,9 @@ impl Place {
 fn checked(name: &str) -> Result<&str, Failure> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(plain) {
-        return Err(Failure::usage(format!("{name:?} is not the name of an object: use lower-case letters, digits, - and .")));
+        return Err(Failure::usage(format!(
+            "{name:?} is not the name of an object: use lower-case letters, digits, - and ."
+        )));
     }
     Ok(name)
 }

@@ -185,7 +185,10 @@ fn summary(pod: &str, dump: &Value) -> Vec<Vec<String>> {
     vec![
         row(&["proxy of", pod]),
         row(&["control plane", &control]),
-        row(&["own ports", &list(dump, "inbound").filter(|port| port.get("port").is_some_and(Value::is_u64)).count().to_string()]),
+        row(&[
+            "own ports",
+            &list(dump, "inbound").filter(|port| port.get("port").is_some_and(Value::is_u64)).count().to_string(),
+        ]),
         row(&[
             "destinations",
             &format!(
@@ -253,9 +256,7 @@ fn routes(dump: &Value) -> Vec<Vec<String>> {
                 ([(_, only)], ..) => only.clone(),
                 ([], Some(status), _) => format!("answers {status}"),
                 ([], None, Some(status)) => format!("redirects {status}"),
-                (all, ..) => {
-                    all.iter().map(|(weight, to)| format!("{weight} {to}")).collect::<Vec<_>>().join(", ")
-                }
+                (all, ..) => all.iter().map(|(weight, to)| format!("{weight} {to}")).collect::<Vec<_>>().join(", "),
             };
             let order = (index + 1).to_string();
             rows.push(row(&[
@@ -287,8 +288,10 @@ fn clusters(dump: &Value) -> Vec<Vec<String>> {
                     ("consecutive_local_origin_failure", "unanswered"),
                 ];
                 let counts = after.into_iter().map(|(key, word)| (number(detection, key), word));
-                let counts: Vec<String> =
-                    counts.filter(|(count, _)| !count.is_empty()).map(|(count, word)| format!("{count} {word}")).collect();
+                let counts: Vec<String> = counts
+                    .filter(|(count, _)| !count.is_empty())
+                    .map(|(count, word)| format!("{count} {word}"))
+                    .collect();
                 format!("after {}", counts.join(" or "))
             },
         );
@@ -306,9 +309,8 @@ fn clusters(dump: &Value) -> Vec<Vec<String>> {
 }
 
 fn endpoints(dump: &Value) -> Vec<Vec<String>> {
-    let mut rows = vec![row(&[
-        "CLUSTER", "ENDPOINT", "POD", "STATE", "WEIGHT", "PRIORITY", "LOCALITY", "ACTIVE", "IDENTITY",
-    ])];
+    let mut rows =
+        vec![row(&["CLUSTER", "ENDPOINT", "POD", "STATE", "WEIGHT", "PRIORITY", "LOCALITY", "ACTIVE", "IDENTITY"])];
     for cluster in list(dump, "clusters") {
         for endpoint in list(cluster, "endpoints") {
             let state = match (is(endpoint, "well"), is(endpoint, "ejected"), is(endpoint, "avoided")) {
@@ -381,7 +383,10 @@ mod tests {
 
     fn all(filter: &Filter<'_>) -> Vec<String> {
         let dump = filter.only(dump());
-        [inbound(&dump), outbound(&dump), routes(&dump), clusters(&dump), endpoints(&dump)].iter().flat_map(|rows| shown(rows)).collect()
+        [inbound(&dump), outbound(&dump), routes(&dump), clusters(&dump), endpoints(&dump)]
+            .iter()
+            .flat_map(|rows| shown(rows))
+            .collect()
     }
 
     #[test]
@@ -437,7 +442,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_shown_as_nothing() {
-        for odd in [json!(null), json!([]), json!({"routes": 7, "clusters": [1], "inbound": "x", "destinations": [null]})] {
+        for odd in
+            [json!(null), json!([]), json!({"routes": 7, "clusters": [1], "inbound": "x", "destinations": [null]})]
+        {
             let dump = Filter { port: Some(1), service: Some("x") }.only(odd);
             let tables = [inbound(&dump), outbound(&dump), routes(&dump), clusters(&dump), endpoints(&dump)];
             assert!(tables.iter().all(|rows| rows.len() == 1), "{tables:?}");

@@ -150,7 +150,9 @@ fn explain(said: &str, what: &str, namespace: &str) -> Failure {
     }
     let line = said.lines().next().unwrap_or("kubectl said nothing");
     Failure::failed(if has("unrecognized subcommand") || has("unexpected argument") {
-        format!("{what} runs a Weir that is older than this command: update it (a pod gets a new proxy when it is restarted)")
+        format!(
+            "{what} runs a Weir that is older than this command: update it (a pod gets a new proxy when it is restarted)"
+        )
     } else if has("(NotFound)") {
         format!("there is no {what}: `kubectl get pods --namespace {namespace}` lists those that there are")
     } else if has("container not found (") {
@@ -158,7 +160,9 @@ fn explain(said: &str, what: &str, namespace: &str) -> Failure {
     } else if has(PROXY_CONTAINER) && (has("is not valid for pod") || has("not found in pod")) {
         not_in_mesh(what, namespace)
     } else if has("(Forbidden)") {
-        format!("you may not start programs in pods of namespace {namespace} ({line}): ask for the right to create pods/exec there")
+        format!(
+            "you may not start programs in pods of namespace {namespace} ({line}): ask for the right to create pods/exec there"
+        )
     } else {
         format!("{what} can not be asked by kubectl: {line}")
     })
@@ -203,7 +207,10 @@ mod tests {
     fn each_refusal_has_its_remedy() {
         for (text, part) in [
             ("Error from server (NotFound): pods \"web\" not found", "there is no pod shop/web: `kubectl get pods"),
-            ("Error from server (BadRequest): container weir-proxy is not valid for pod web", "weir.dev/inject=enabled"),
+            (
+                "Error from server (BadRequest): container weir-proxy is not valid for pod web",
+                "weir.dev/inject=enabled",
+            ),
             ("error: container weir-proxy not found in pod web_shop", "is not in the mesh"),
             ("error: unable to upgrade connection: container not found (\"weir-proxy\")", "does not run now"),
             (
@@ -224,12 +231,12 @@ mod tests {
 
     #[test]
     fn pods_are_named_in_several_ways() {
-        let reach = Reach::sandbox(
-            Client::new(&weir_sandbox::Layout::new("default").unwrap()),
-            "default",
-        );
+        let reach = Reach::sandbox(Client::new(&weir_sandbox::Layout::new("default").unwrap()), "default");
         let pod = |text: &str, namespace: Option<&str>| {
-            reach.pod(text, namespace).map(|pod| format!("{} {}", pod.namespace, pod.name)).map_err(|error| error.to_string())
+            reach
+                .pod(text, namespace)
+                .map(|pod| format!("{} {}", pod.namespace, pod.name))
+                .map_err(|error| error.to_string())
         };
         assert_eq!(pod("web", None).unwrap(), "default web");
         assert_eq!(pod("web.shop", None).unwrap(), "shop web");

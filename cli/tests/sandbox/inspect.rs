@@ -108,7 +108,8 @@ metadata: {name: default, namespace: shop}
 spec: {mtls: {mode: STRICT}}
 ---
 ";
-    [namespaces.to_owned(), server("v1"), server("v2"), pod("shop"), pod("web"), pod("outside"), rules.to_owned()].concat()
+    [namespaces.to_owned(), server("v1"), server("v2"), pod("shop"), pod("web"), pod("outside"), rules.to_owned()]
+        .concat()
 }
 
 /// `weir COMMAND` for the sandbox.
@@ -170,29 +171,61 @@ fn what_is_in_force_is_told_with_the_objects_that_say_so() {
         ],
     );
     let route = json(&sandbox, &["describe", "httproute", "own", "-n", "web"]);
-    assert_eq!((&route["parents"][0]["callers"], &route["parents"][0]["accepted"]["holds"]), (&json!("web"), &json!(true)));
+    assert_eq!(
+        (&route["parents"][0]["callers"], &route["parents"][0]["accepted"]["holds"]),
+        (&json!("web"), &json!(true))
+    );
     assert_eq!(route["parents"][0]["ports"][0]["rules"][0]["backends"][0]["service"], "shop/v2:80");
 
     // The rule without backends answers by itself.
     let begun = Instant::now();
-    while sandbox.says("shop/client", &["curl", "-so", "/dev/null", "-w", "%{http_code}", "http://catalog/admin"]) != "500" {
+    while sandbox.says("shop/client", &["curl", "-so", "/dev/null", "-w", "%{http_code}", "http://catalog/admin"])
+        != "500"
+    {
         assert!(begun.elapsed() < Duration::from_secs(20), "{}", sandbox.story());
     }
     let pod = says(&sandbox, &["describe", "pod/client.shop"]);
-    holds(&pod, &["In the mesh as spiffe://cluster.local/ns/shop/sa/default", "Its proxy is ready", "HTTPRoute/shop/canary/1/0", "\n-      no flag"]);
+    holds(
+        &pod,
+        &[
+            "In the mesh as spiffe://cluster.local/ns/shop/sa/default",
+            "Its proxy is ready",
+            "HTTPRoute/shop/canary/1/0",
+            "\n-      no flag",
+        ],
+    );
     let server = sandbox.pods(Some("v1")).remove(0);
     let pod = says(&sandbox, &["describe", "pod", server.trim_start_matches("shop/"), "-n", "shop"]);
-    holds(&pod, &["Services: shop/catalog, shop/v1", "8080    http      shop/catalog  refused by PeerAuthentication/shop/default"]);
+    holds(
+        &pod,
+        &[
+            "Services: shop/catalog, shop/v1",
+            "8080    http      shop/catalog  refused by PeerAuthentication/shop/default",
+        ],
+    );
 
     let summary = says(&sandbox, &["proxy-config", "client.shop"]);
     holds(&summary, &["control plane  connected", "destinations   1: 1 known"]);
     let routes = says(&sandbox, &["proxy-config", "client", "routes", "-n", "shop", "--fqdn", "catalog.shop"]);
-    holds(&routes, &["catalog.shop.svc.cluster.local:80  4      any", "90 v1.shop.svc.cluster.local:80, 10 v2.shop.svc.cluster.local:80", "answers 500"]);
+    holds(
+        &routes,
+        &[
+            "catalog.shop.svc.cluster.local:80  4      any",
+            "90 v1.shop.svc.cluster.local:80, 10 v2.shop.svc.cluster.local:80",
+            "answers 500",
+        ],
+    );
     let endpoints = json(&sandbox, &["proxy-config", "client.shop", "endpoints", "--service", "v2."]);
     assert_eq!(endpoints[0]["endpoints"][0]["well"], true, "{endpoints}");
-    holds(&says(&sandbox, &["proxy-config", "deploy/v2.shop", "listeners"]), &["8080      http      v2.shop.svc.cluster.local"]);
+    holds(
+        &says(&sandbox, &["proxy-config", "deploy/v2.shop", "listeners"]),
+        &["8080      http      v2.shop.svc.cluster.local"],
+    );
 
-    holds(&fails(&sandbox, &["proxy-config", "client.outside"]), &["pod outside/client is not in the mesh", "weir.dev/inject=enabled"]);
+    holds(
+        &fails(&sandbox, &["proxy-config", "client.outside"]),
+        &["pod outside/client is not in the mesh", "weir.dev/inject=enabled"],
+    );
     holds(&fails(&sandbox, &["proxy-config", "nobody.shop"]), &["there is no pod shop/nobody"]);
     holds(&fails(&sandbox, &["describe", "service/nobody"]), &["the control plane knows no service default/nobody"]);
     holds(&says(&sandbox, &["describe", "pod/client.outside"]), &["! Not in the mesh: label its namespace"]);

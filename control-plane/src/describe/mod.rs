@@ -77,7 +77,9 @@ fn aside(set: &RouteSet, why: Aside<'_>) -> WithoutEffect {
         Aside::Unsuited if set.rules.level().is_of_requests() => {
             "the port does not speak HTTP by its name or appProtocol".to_owned()
         }
-        Aside::Unsuited => "the port speaks HTTP by its name or appProtocol: use an HTTPRoute or a GRPCRoute".to_owned(),
+        Aside::Unsuited => {
+            "the port speaks HTTP by its name or appProtocol: use an HTTPRoute or a GRPCRoute".to_owned()
+        }
         Aside::Replaced(by) => {
             let namespace = &by.origin.name.namespace;
             format!("callers of namespace {namespace} follow {}, which takes its place for them", by.origin)

@@ -29,7 +29,8 @@ pub fn route(world: &World, origin: &Origin, refused: &[Refused]) -> Option<Rout
     Some(Route {
         object: origin.to_string(),
         resolved: set.map(|set| condition(resolved(Some(set), world))),
-        parents: set.map(|set| set.parents.iter().map(|parent| self::parent(world, set, parent)).collect())
+        parents: set
+            .map(|set| set.parents.iter().map(|parent| self::parent(world, set, parent)).collect())
             .unwrap_or_default(),
         refused,
     })

@@ -53,9 +53,11 @@ fn of_streams(world: &World, all: &[StreamRoute<'_>], at: usize, stream: &Stream
     // The object that has the first of its names; where it has none of its own it never acts.
     let older = stream.names.iter().find_map(|(_, older)| *older);
     let older = older.and_then(|older| all.iter().position(|other| other.set.origin == older.origin)).zip(older);
-    let shadowed_by = older
-        .filter(|_| own.is_empty())
-        .map(|(at, older)| Shadow { place: at + 1, object: older.origin.to_string(), rule: 0 });
+    let shadowed_by = older.filter(|_| own.is_empty()).map(|(at, older)| Shadow {
+        place: at + 1,
+        object: older.origin.to_string(),
+        rule: 0,
+    });
     if own.is_empty() {
         parts = stream.names.iter().map(|(taken, _)| name(taken)).collect();
     }

@@ -97,8 +97,10 @@ fn entries(name: &Origin, facts: &RouteFacts, world: &World, now: &str) -> Optio
         return None;
     }
     let entry = |(reference, service, port): &(Json, Name, Option<i64>)| {
-        let conditions =
-            [("Accepted", accepted(&facts.refused, set, world, service, *port)), ("ResolvedRefs", resolved(set, world))];
+        let conditions = [
+            ("Accepted", accepted(&facts.refused, set, world, service, *port)),
+            ("ResolvedRefs", resolved(set, world)),
+        ];
         let old = facts.ours.iter().find(|entry| entry.get("parentRef") == Some(reference));
         let conditions = conditions.into_iter().map(|(kind, Verdict { holds, reason, mut message })| {
             let status = if holds { "True" } else { "False" };

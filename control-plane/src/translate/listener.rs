@@ -98,7 +98,8 @@ fn streams(mesh: &Mesh, world: &World, mut base: Listener, sets: Vec<&RouteSet>)
     let mut chains = Vec::new();
     let mut every = None;
     for stream in streams_in_precedence(sets) {
-        let to = || split(&stream.set.origin.to_string(), &route::shares(mesh, world, stream.set, &stream.rule.backends));
+        let to =
+            || split(&stream.set.origin.to_string(), &route::shares(mesh, world, stream.set, &stream.rule.backends));
         let names: Vec<String> = stream.own().map(str::to_owned).collect();
         if names.is_empty() {
             continue;
@@ -106,11 +107,8 @@ fn streams(mesh: &Mesh, world: &World, mut base: Listener, sets: Vec<&RouteSet>)
         if stream.rule.server_names.is_empty() {
             every = Some(chain(None, to(), None));
         } else {
-            let matching = FilterChainMatch {
-                server_names: names,
-                transport_protocol: TLS.to_owned(),
-                ..Default::default()
-            };
+            let matching =
+                FilterChainMatch { server_names: names, transport_protocol: TLS.to_owned(), ..Default::default() };
             chains.push(chain(Some(matching), to(), None));
         }
     }

@@ -60,8 +60,13 @@ const PATHS: [(&str, &str); 14] = [
     ("RegularExpression", "/a/[b-c]"),
     ("RegularExpression", "/(a|b).*"),
 ];
-const VALUES: [(&str, &str); 5] =
-    [("Exact", "1"), ("Exact", "12"), ("RegularExpression", ".*"), ("RegularExpression", "1.*"), ("RegularExpression", "1?2")];
+const VALUES: [(&str, &str); 5] = [
+    ("Exact", "1"),
+    ("Exact", "12"),
+    ("RegularExpression", ".*"),
+    ("RegularExpression", "1.*"),
+    ("RegularExpression", "1?2"),
+];
 const METHODS: [&str; 2] = ["GET", "POST"];
 /// Targets of requests.
 const TARGETS: [&str; 9] = ["/", "/a", "/a/", "/a/b", "/a/bc", "/ab", "/abc", "/b", "/%61/b"];
@@ -115,16 +120,21 @@ fn requests() -> impl Iterator<Item = RequestHead> {
     let all = TARGETS.iter().flat_map(|target| METHODS.iter().map(move |method| (target, method)));
     let headers = SENT.iter().flat_map(|x| SENT.iter().map(move |y| (x, y)));
     let headers: Vec<_> = headers.flat_map(|(x, y)| SENT.iter().map(move |q| (x, y, q))).collect();
-    all.flat_map(move |(target, method)| headers.clone().into_iter().map(move |(x, y, q)| {
-        let line = |name: &str, value: &Option<&str>| value.map(|value| format!("{name}: {value}\r\n")).unwrap_or_default();
-        let query = q.map(|value| format!("?q={value}")).unwrap_or_default();
-        let text = format!("{method} {target}{query} HTTP/1.1\r\nhost: catalog\r\n{}{}\r\n", line("x", x), line("y", y));
-        let head = RequestDecoder::new().decode(&mut BytesMut::from(text.as_bytes()), &Limits::default());
-        match head {
-            Ok(Some(head)) => head,
-            other => panic!("{text:?}: {other:?}"),
-        }
-    }))
+    all.flat_map(move |(target, method)| {
+        headers.clone().into_iter().map(move |(x, y, q)| {
+            let line = |name: &str, value: &Option<&str>| {
+                value.map(|value| format!("{name}: {value}\r\n")).unwrap_or_default()
+            };
+            let query = q.map(|value| format!("?q={value}")).unwrap_or_default();
+            let text =
+                format!("{method} {target}{query} HTTP/1.1\r\nhost: catalog\r\n{}{}\r\n", line("x", x), line("y", y));
+            let head = RequestDecoder::new().decode(&mut BytesMut::from(text.as_bytes()), &Limits::default());
+            match head {
+                Ok(Some(head)) => head,
+                other => panic!("{text:?}: {other:?}"),
+            }
+        })
+    })
 }
 
 fn shadows(bytes: &[u8]) -> Shape {

@@ -51,8 +51,7 @@ fn access(access: &Access) -> Value {
 
 /// A route table; its rules in the order in which they are tried.
 pub(super) fn routes(cell: &RouteCell, clusters: &[String], waits: bool) -> Value {
-    let rules: Vec<Value> =
-        cell.table().map(|table| table.routes().iter().map(rule).collect()).unwrap_or_default();
+    let rules: Vec<Value> = cell.table().map(|table| table.routes().iter().map(rule).collect()).unwrap_or_default();
     json!({"name": &*cell.name, "rules": rules, "clusters": clusters, "waits_for_clusters": waits})
 }
 

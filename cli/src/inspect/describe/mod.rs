@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// What can be described.
-const KINDS: &str = "pod/NAME, service/NAME, httproute/NAME, grpcroute/NAME, tlsroute/NAME, tcproute/NAME, flag/NAME or flags";
+const KINDS: &str =
+    "pod/NAME, service/NAME, httproute/NAME, grpcroute/NAME, tlsroute/NAME, tcproute/NAME, flag/NAME or flags";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -93,7 +94,9 @@ fn control<T: DeserializeOwned>(reach: &Reach, place: &Place, kind: &str, name: 
 fn page<T: DeserializeOwned>(reach: &Reach, kind: &str, namespace: &str, name: &str) -> Result<T, Failure> {
     let text = reach.control(&format!("/debug/describe/{kind}/{namespace}/{name}"))?;
     serde_json::from_slice(&text).map_err(|error| {
-        Failure::failed(format!("the control plane answers in words that this weir does not know ({error}): use the weir of its version"))
+        Failure::failed(format!(
+            "the control plane answers in words that this weir does not know ({error}): use the weir of its version"
+        ))
     })
 }
 
@@ -138,7 +141,8 @@ fn rules(rules: &[Rule], is_meant: impl Fn(&Rule) -> bool) -> Vec<Vec<String>> {
 fn troubles(rules: &[Rule], is_meant: impl Fn(&Rule) -> bool) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for rule in rules.iter().filter(|rule| is_meant(rule)) {
-        for (backend, trouble) in rule.backends.iter().filter_map(|backend| Some((backend, backend.trouble.as_ref()?))) {
+        for (backend, trouble) in rule.backends.iter().filter_map(|backend| Some((backend, backend.trouble.as_ref()?)))
+        {
             lines.push(format!("! {} rule {}: backend {}: {trouble}", rule.object, rule.rule, backend.service));
         }
         if let Some(shadow) = &rule.shadowed_by {

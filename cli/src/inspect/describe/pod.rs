@@ -10,7 +10,10 @@ use weir_mesh::{
 };
 
 use super::{
-    super::{or_dash, reach::{PodRef, Reach}},
+    super::{
+        or_dash,
+        reach::{PodRef, Reach},
+    },
     flag, indented, page,
 };
 use crate::{
@@ -181,7 +184,8 @@ pub(super) fn lines(described: &Described) -> Vec<String> {
 /// Who may call.
 fn inbound(pod: &Pod) -> Vec<String> {
     let plaintext = |plaintext: &Plaintext| {
-        let by = plaintext.object.as_ref().map_or_else(|| " (nothing says otherwise)".to_owned(), |by| format!(" by {by}"));
+        let by =
+            plaintext.object.as_ref().map_or_else(|| " (nothing says otherwise)".to_owned(), |by| format!(" by {by}"));
         let taken = if plaintext.mode == "STRICT" { "refused" } else { "taken" };
         if pod.in_mesh { format!("{taken}{by}") } else { "taken: no proxy".to_owned() }
     };
@@ -309,7 +313,12 @@ weir_connections_refused_total{direction="outbound",reason="no_answer"} 0
     #[test]
     fn one_outside_and_one_that_is_not_ready() {
         let text = lines(&Described { pod: pod(false), proxy: None }).join("\n");
-        assert!(text.contains("! Not in the mesh: label its namespace (`kubectl label namespace shop weir.dev/inject=enabled`)"), "{text}");
+        assert!(
+            text.contains(
+                "! Not in the mesh: label its namespace (`kubectl label namespace shop weir.dev/inject=enabled`)"
+            ),
+            "{text}"
+        );
         assert!(text.contains("8080    http      shop/web  taken: no proxy"), "{text}");
         let said = Said { not_ready: vec!["redirect: no rule".into()], counts: Counts::default() };
         let text = lines(&Described { pod: pod(true), proxy: Some(Proxy::Said(said)) }).join("\n");

@@ -96,7 +96,9 @@ mod tests {
 
     #[test]
     fn a_refused_one_says_why() {
-        let text = lines_of(json!({"object": "HTTPRoute/shop/a", "refused": ["spec.hostnames: no"], "resolved": null, "parents": []}));
+        let text = lines_of(
+            json!({"object": "HTTPRoute/shop/a", "refused": ["spec.hostnames: no"], "resolved": null, "parents": []}),
+        );
         assert_eq!(text, "HTTPRoute/shop/a\n! refused: spec.hostnames: no\nIt has no effect as a whole.");
     }
 }

@@ -64,7 +64,8 @@ fn of_callers(callers: &Callers, common: Option<&Callers>) -> Vec<String> {
         lines.push("  How its own endpoints are called:".to_owned());
         lines.extend(indented(&settings(&callers.settings)));
     }
-    let idle = callers.without_effect.iter().filter(|one| common.is_none_or(|common| !common.without_effect.contains(one)));
+    let idle =
+        callers.without_effect.iter().filter(|one| common.is_none_or(|common| !common.without_effect.contains(one)));
     let idle: Vec<_> = idle.cloned().collect();
     lines.extend(without_effect(&idle).map(|line| format!("  {line}")));
     lines
@@ -87,18 +88,16 @@ mod tests {
                 "backends": backends, "shadowed_by": shadow,
                 "settings": [{"field": "rateLimit", "value": "10 in 1s, burst 10", "object": "TrafficPolicy/shop/calm"}]})
         };
-        let backend = |service: &str, weight, trouble: Option<&str>| {
-            json!({"service": service, "weight": weight, "endpoints": 1, "trouble": trouble})
-        };
+        let backend = |service: &str, weight, trouble: Option<&str>| json!({"service": service, "weight": weight, "endpoints": 1, "trouble": trouble});
         let object = "HTTPRoute/shop/catalog";
         let all = json!({"namespace": null, "settings": [
-                {"field": "connectionPool.tcp.maxConnections", "value": "5", "object": "DestinationRule/shop/catalog"}],
-            "request_settings": [], "without_effect": [{"object": "TCPRoute/shop/t", "reason": "HTTPRoute/shop/catalog goes before"}],
-            "rules": [
-                rule(1, object, 0, "header x = 1", json!([backend("shop/v1:80", 90, None), backend("shop/gone:80", 10, Some("there is no Service"))]), json!(null)),
-                rule(2, object, 1, "any", json!([backend("shop/v1:80", 1, None)]), json!(null)),
-                rule(3, "HTTPRoute/shop/late", 0, "any", json!([backend("shop/v1:80", 1, None)]), json!({"place": 2, "object": object, "rule": 1})),
-            ]});
+            {"field": "connectionPool.tcp.maxConnections", "value": "5", "object": "DestinationRule/shop/catalog"}],
+        "request_settings": [], "without_effect": [{"object": "TCPRoute/shop/t", "reason": "HTTPRoute/shop/catalog goes before"}],
+        "rules": [
+            rule(1, object, 0, "header x = 1", json!([backend("shop/v1:80", 90, None), backend("shop/gone:80", 10, Some("there is no Service"))]), json!(null)),
+            rule(2, object, 1, "any", json!([backend("shop/v1:80", 1, None)]), json!(null)),
+            rule(3, "HTTPRoute/shop/late", 0, "any", json!([backend("shop/v1:80", 1, None)]), json!({"place": 2, "object": object, "rule": 1})),
+        ]});
         let mut web = all.clone();
         web["namespace"] = json!("web");
         web["rules"] = json!([]);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{AbortWith, Balance, CheckBy, HashKey, HashTable, HealthCheck, Outliers, Places, RequestRules, UpstreamRules};
+use super::{
+    AbortWith, Balance, CheckBy, HashKey, HashTable, HealthCheck, Outliers, Places, RequestRules, UpstreamRules,
+};
 
 /// A field's path and its value.
 pub type Said = (&'static str, String);
@@ -190,7 +192,8 @@ mod tests {
 
     /// What the first of two policies leaves out is as the second one says.
     fn merged(first: Vec<Said>, second: Vec<Said>) -> Vec<Said> {
-        let rest: Vec<Said> = second.into_iter().filter(|(field, _)| !first.iter().any(|(own, _)| own == field)).collect();
+        let rest: Vec<Said> =
+            second.into_iter().filter(|(field, _)| !first.iter().any(|(own, _)| own == field)).collect();
         let mut all: Vec<Said> = first.into_iter().chain(rest).collect();
         all.sort();
         all
@@ -218,7 +221,9 @@ mod tests {
 
     #[test]
     fn shares_are_percent() {
-        for (millionths, text) in [(0, "0 %"), (500_000, "50 %"), (1_000_000, "100 %"), (125_000, "12.5 %"), (1, "0.0001 %")] {
+        for (millionths, text) in
+            [(0, "0 %"), (500_000, "50 %"), (1_000_000, "100 %"), (125_000, "12.5 %"), (1, "0.0001 %")]
+        {
             assert_eq!(share(millionths), text);
         }
     }

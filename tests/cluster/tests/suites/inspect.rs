@@ -53,7 +53,11 @@ fn fails(case: &Case<'_>, arguments: &[&str]) -> String {
 
 fn failed(arguments: &[&str], output: Output) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), said.lines().count(), output.stdout.len()), (Some(1), 1, 0), "{arguments:?}: {said}");
+    assert_eq!(
+        (output.status.code(), said.lines().count(), output.stdout.len()),
+        (Some(1), 1, 0),
+        "{arguments:?}: {said}"
+    );
     said
 }
 
@@ -134,10 +138,14 @@ async fn a_service_with_a_canary_a_shadowed_rule_and_a_refused_one(case: &Case<'
     };
     let described = until(case, &["describe", "service/shop"], "three rules and a refused object", known).await;
     let rules = &described["ports"][0]["callers"][0]["rules"];
-    assert_eq!((&rules[0]["object"], &rules[0]["rule"], &rules[0]["name"]), (&json!(object("canary")), &json!(0), &json!("testers")));
+    assert_eq!(
+        (&rules[0]["object"], &rules[0]["rule"], &rules[0]["name"]),
+        (&json!(object("canary")), &json!(0), &json!("testers"))
+    );
     assert_eq!(rules[0]["matches"], "header x-canary = yes");
     assert_eq!(rules[0]["settings"][0]["object"], format!("TrafficPolicy/{}/testers", case.namespace));
-    let weights: Vec<u64> = rules[1]["backends"].as_array().unwrap().iter().map(|to| to["weight"].as_u64().unwrap()).collect();
+    let weights: Vec<u64> =
+        rules[1]["backends"].as_array().unwrap().iter().map(|to| to["weight"].as_u64().unwrap()).collect();
     assert_eq!(weights, [90, 10]);
     let shadow = json!({"place": 2, "object": object("canary"), "rule": 1});
     assert_eq!((&rules[2]["object"], &rules[2]["shadowed_by"]), (&json!(object("late")), &shadow));
@@ -155,7 +163,13 @@ async fn a_service_with_a_canary_a_shadowed_rule_and_a_refused_one(case: &Case<'
         assert!(text.contains(&part), "{part:?} is not in\n{text}");
     }
     let text = says(case, &["describe", "service/v2"]);
-    assert!(text.contains(&format!("connectionPool.http.http2MaxRequests  7                     DestinationRule/{}/limits", case.namespace)), "{text}");
+    assert!(
+        text.contains(&format!(
+            "connectionPool.http.http2MaxRequests  7                     DestinationRule/{}/limits",
+            case.namespace
+        )),
+        "{text}"
+    );
 
     let text = says(case, &["describe", "httproute/late"]);
     println!("{text}");
@@ -201,7 +215,12 @@ async fn a_proxy_and_its_own_answers(case: &Case<'_>) {
     assert_eq!(described["proxy"]["counts"]["by_rule"][0]["rule"], route);
     let text = says(case, &["describe", "pod", "client"]);
     println!("{text}");
-    for part in ["In the mesh as spiffe://cluster.local/", "Its proxy is ready", &route, "FI     a TrafficPolicy let the request fail"] {
+    for part in [
+        "In the mesh as spiffe://cluster.local/",
+        "Its proxy is ready",
+        &route,
+        "FI     a TrafficPolicy let the request fail",
+    ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     mesh::strict(case);
@@ -227,8 +246,10 @@ async fn what_can_not_be_asked_is_said_with_its_remedy(case: &Case<'_>) {
     case.cluster.kubectl(&["create", "clusterrolebinding", "reader", "--clusterrole=view", "--user=reader"]).unwrap();
     let own = fs::read_to_string(case.cluster.kubeconfig()).unwrap();
     let kubeconfig = case.cluster.layout().root().join("reader.kubeconfig");
-    fs::write(&kubeconfig, own.replacen("user: {client-certificate", "user: {as: reader, client-certificate", 1)).unwrap();
-    for (arguments, namespace) in [(["proxy-config", "client"], case.namespace), (["describe", "service/shop"], SYSTEM)] {
+    fs::write(&kubeconfig, own.replacen("user: {client-certificate", "user: {as: reader, client-certificate", 1))
+        .unwrap();
+    for (arguments, namespace) in [(["proxy-config", "client"], case.namespace), (["describe", "service/shop"], SYSTEM)]
+    {
         let said = failed(&arguments, weir_as(case, &kubeconfig, &arguments));
         let wanted = format!("you may not start programs in pods of namespace {namespace}");
         assert!(said.contains(&wanted) && said.contains("ask for the right to create pods/exec"), "{said}");
