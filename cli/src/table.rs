@@ -1,8 +1,8 @@
 //! Tables for people: columns as wide as their widest cell.
 
 /// Cells of a row.
-pub(crate) fn row<T: AsRef<str>>(cells: &[T]) -> Vec<String> {
-    cells.iter().map(|cell| cell.as_ref().to_owned()).collect()
+pub(crate) fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
 /// Prints rows.

@@ -219,7 +219,7 @@ fn inbound(dump: &Value) -> Vec<Vec<String>> {
         };
         let protocol = or_dash(text(port, "protocol"));
         let service = or_dash(text(port, "service"));
-        rows.push(row(&[number(port, "port"), protocol, service, plaintext, words(access, "deny"), allow]));
+        rows.push(vec![number(port, "port"), protocol, service, plaintext, words(access, "deny"), allow]);
     }
     rows
 }
@@ -296,14 +296,14 @@ fn clusters(dump: &Value) -> Vec<Vec<String>> {
             },
         );
         let checks: Vec<&str> = list(cluster, "health_checks").map(|check| text(check, "asks")).collect();
-        rows.push(row(&[
+        rows.push(vec![
             called(text(cluster, "name")),
             list(cluster, "endpoints").count().to_string(),
             text(cluster, "balancing").to_owned(),
             or_dash(&limits.join(", ")),
             ejects,
             or_dash(&checks.join(", ")),
-        ]));
+        ]);
     }
     rows
 }
@@ -320,7 +320,7 @@ fn endpoints(dump: &Value) -> Vec<Vec<String>> {
                 (true, false, false) => "in use",
             };
             let identity = text(endpoint, "identity");
-            rows.push(row(&[
+            rows.push(vec![
                 called(text(cluster, "name")),
                 text(endpoint, "address").to_owned(),
                 or_dash(text(endpoint, "pod")),
@@ -330,7 +330,7 @@ fn endpoints(dump: &Value) -> Vec<Vec<String>> {
                 or_dash(text(endpoint, "locality")),
                 number(endpoint, "in_flight"),
                 if identity.is_empty() { "plaintext: no proxy".to_owned() } else { identity.to_owned() },
-            ]));
+            ]);
         }
     }
     rows

@@ -165,6 +165,7 @@ fn what_is_in_force_is_told_with_the_objects_that_say_so() {
             "! HTTPRoute/shop/late rule 0 (any) never acts: HTTPRoute/shop/canary rule 2, which is 4 in the order",
             "connectionPool.tcp.maxConnections     5      DestinationRule/shop/catalog",
             "connectionPool.tcp.connectTimeout     3s     DestinationRule/shop/newer",
+            "! none of these rules sends to shop/catalog:80",
             "Port 80 http, for callers of namespace web",
             "1      any      shop/v2:80  HTTPRoute/web/own rule 0",
             "! HTTPRoute/shop/canary has no effect: callers of namespace web follow HTTPRoute/web/own",

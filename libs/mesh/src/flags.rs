@@ -27,7 +27,7 @@ macro_rules! flags {
 
 flags! {
     "-":
-        "no flag: the application answered, or a rule asks for this answer: a redirect, 500 for a bad backend, 413 for a body that is too large, or 403 for a caller that no access rule allows",
+        "no flag: the application's own answer, or one that a rule asks for: a redirect, 500 for a bad backend, 413 for too large a body, 403 for a caller that no access rule lets in",
         "the log's `reason` and `route_object` say which; `weir describe service/NAME` names bad backends, `weir describe pod/NAME` the access rules";
     "UH":
         "no endpoint of the service is healthy, or none is known, or the endpoint of a strict session is gone",

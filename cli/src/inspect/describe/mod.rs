@@ -126,13 +126,13 @@ fn rules(rules: &[Rule], is_meant: impl Fn(&Rule) -> bool) -> Vec<Vec<String>> {
         let asks = rule.does.iter().cloned();
         let asks: Vec<String> =
             asks.chain(rule.settings.iter().map(|set| format!("{} {}", set.field, set.value))).collect();
-        rows.push(row(&[
+        rows.push(vec![
             rule.place.to_string(),
             matches,
             or_dash(&to.join(", ")),
             format!("{} rule {}{name}", rule.object, rule.rule),
             or_dash(&asks.join("; ")),
-        ]));
+        ]);
     }
     rows
 }

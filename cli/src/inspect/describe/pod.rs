@@ -197,9 +197,9 @@ fn inbound(pod: &Pod) -> Vec<String> {
             "taken: the port is not redirected to the proxy".to_owned()
         };
         let service = port.service.clone().unwrap_or_default();
-        rows.push(row(&[port.number.to_string(), port.protocol.clone(), or_dash(&service), taken]));
+        rows.push(vec![port.number.to_string(), port.protocol.clone(), or_dash(&service), taken]);
     }
-    rows.push(row(&["others".to_owned(), "detect".to_owned(), "-".to_owned(), plaintext(&pod.others)]));
+    rows.push(vec!["others".to_owned(), "detect".to_owned(), "-".to_owned(), plaintext(&pod.others)]);
     let mut lines = vec!["Who may call it:".to_owned()];
     lines.extend(indented(&rows));
     if pod.access.is_empty() {
@@ -226,7 +226,7 @@ fn counted(counts: &Counts) -> Vec<String> {
         let mut rows = vec![row(&["COUNT", "FLAG", "RULE"])];
         for one in by_rule {
             flags.extend(one.flags.split(','));
-            rows.push(row(&[one.count.to_string(), one.flags.clone(), or_dash(&one.rule)]));
+            rows.push(vec![one.count.to_string(), one.flags.clone(), or_dash(&one.rule)]);
         }
         lines.extend(indented(&rows));
     }
@@ -234,7 +234,7 @@ fn counted(counts: &Counts) -> Vec<String> {
         let mut rows = vec![row(&["COUNT", "FLAG", "DIRECTION", "SERVICE"])];
         for one in by_flag {
             flags.extend(one.flags.split(','));
-            rows.push(row(&[one.count.to_string(), one.flags.clone(), one.direction.clone(), or_dash(&one.service)]));
+            rows.push(vec![one.count.to_string(), one.flags.clone(), one.direction.clone(), or_dash(&one.service)]);
         }
         lines.extend(indented(&rows));
     }

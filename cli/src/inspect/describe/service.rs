@@ -14,7 +14,7 @@ pub(super) fn lines(service: &Service) -> Vec<String> {
     };
     let mut lines = vec![format!("Service {namespace}/{name}: {addresses}")];
     for port in ports {
-        lines.extend(of_port(port));
+        lines.extend(of_port(&format!("{namespace}/{name}"), port));
     }
     if !idle.is_empty() {
         lines.push(String::new());
@@ -24,7 +24,8 @@ pub(super) fn lines(service: &Service) -> Vec<String> {
     lines
 }
 
-fn of_port(port: &Port) -> Vec<String> {
+fn of_port(service: &str, port: &Port) -> Vec<String> {
+    let own = &format!("{service}:{}", port.number);
     let name = if port.name.is_empty() { String::new() } else { format!(" {}", port.name) };
     let speaks = match port.protocol.as_str() {
         "http" => "HTTP",
@@ -36,16 +37,16 @@ fn of_port(port: &Port) -> Vec<String> {
     for callers in &port.callers {
         lines.push(String::new());
         lines.push(match &callers.namespace {
-            None => format!("Port {}{name}: {speaks}, {} endpoints", port.number, port.endpoints),
+            None => format!("Port {}{name}: {speaks}, endpoints: {}", port.number, port.endpoints),
             Some(namespace) => format!("Port {}{name}, for callers of namespace {namespace}", port.number),
         });
-        lines.extend(of_callers(callers, common.filter(|common| *common != callers)));
+        lines.extend(of_callers(own, callers, common.filter(|common| *common != callers)));
     }
     lines
 }
 
 /// What is the same for callers of a namespace as for all is not said again.
-fn of_callers(callers: &Callers, common: Option<&Callers>) -> Vec<String> {
+fn of_callers(own: &str, callers: &Callers, common: Option<&Callers>) -> Vec<String> {
     let mut lines = Vec::new();
     if common.is_some_and(|common| common.rules == callers.rules) {
         lines.push("  rules as for all".to_owned());
@@ -63,6 +64,11 @@ fn of_callers(callers: &Callers, common: Option<&Callers>) -> Vec<String> {
     } else if !callers.settings.is_empty() {
         lines.push("  How its own endpoints are called:".to_owned());
         lines.extend(indented(&settings(&callers.settings)));
+        if !callers.rules.is_empty()
+            && !callers.rules.iter().flat_map(|rule| &rule.backends).any(|to| to.service == own)
+        {
+            lines.push(format!("  ! none of these rules sends to {own}, which this is for"));
+        }
     }
     let idle =
         callers.without_effect.iter().filter(|one| common.is_none_or(|common| !common.without_effect.contains(one)));
@@ -106,7 +112,7 @@ mod tests {
             "without_effect": [{"object": "HTTPRoute/shop/bad", "reason": "refused: spec.hostnames: no"}]}));
         for part in [
             "Service shop/catalog: 198.19.0.7",
-            "Port 80 http: HTTP, 2 endpoints",
+            "Port 80 http: HTTP, endpoints: 2",
             "1      header x = 1        ",
             "90 shop/v1:80, 10 shop/gone:80",
             "HTTPRoute/shop/catalog rule 0  timeout 5s; rateLimit 10 in 1s, burst 10",
@@ -114,6 +120,7 @@ mod tests {
             "! HTTPRoute/shop/catalog rule 0: backend shop/gone:80: there is no Service",
             "! HTTPRoute/shop/late rule 0 (any) never acts: HTTPRoute/shop/catalog rule 1, which is 2 in the order, takes all",
             "connectionPool.tcp.maxConnections  5      DestinationRule/shop/catalog",
+            "! none of these rules sends to shop/catalog:80, which this is for",
             "! TCPRoute/shop/t has no effect: HTTPRoute/shop/catalog goes before",
             "Port 80 http, for callers of namespace web\n  no rules: everything goes to its own endpoints\n  policies as for all",
             "  ! HTTPRoute/shop/bad has no effect: refused: spec.hostnames: no",
