@@ -270,3 +270,33 @@ spec:
     assert!(fails(&weir(&["analyze", "/nowhere"]), 2).contains("/nowhere"));
     assert!(!weir(&["analyze"]).status.success(), "something has to be named");
 }
+
+#[test]
+fn flags_are_explained() {
+    let all = says(weir(&["describe", "flags"]));
+    assert!(all.lines().count() > 40 && all.contains("UH     no endpoint of the service is healthy"), "{all}");
+    let several: Value =
+        serde_json::from_str(&says(weir(&["describe", "flag", "uf,URX", "--output", "json"]))).unwrap();
+    assert_eq!((&several[0]["flag"], &several[1]["flag"]), (&"UF".into(), &"URX".into()));
+    assert!(fails(&weir(&["describe", "flag/XX"]), 2).contains("`weir describe flags` lists them all"));
+}
+
+#[test]
+fn what_can_not_be_described_is_said() {
+    for wrong in ["deployment/a", "catalog", "pod/a/b", "service/A", "service/..%2f"] {
+        let said = fails(&weir(&["describe", wrong, "--namespace", "shop", "--sandbox"]), 2);
+        assert!(
+            ["say pod/NAME", "is not the name of an object", "is not POD"].iter().any(|part| said.contains(part)),
+            "{wrong}: {said}"
+        );
+    }
+    assert!(fails(&weir(&["proxy-config", "a", "--namespace=-x"]), 2).contains("is not the name of an object"));
+}
+
+#[test]
+fn without_kubectl_there_is_no_cluster() {
+    for args in [["proxy-config", "a.shop"], ["describe", "service/a"]] {
+        let said = fails(&command(&args).env("PATH", "/nowhere").output().unwrap(), 2);
+        assert!(said.contains("kubectl can not be run") && said.contains("put it into PATH"), "{said}");
+    }
+}

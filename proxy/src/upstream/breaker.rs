@@ -79,6 +79,18 @@ impl Breaker {
         self.counts.retries.taken()
     }
 
+    /// The limits that there are: name as the configuration has it, limit, how many there are now.
+    pub fn usage(&self) -> impl Iterator<Item = (&'static str, u32, u32)> {
+        let Thresholds { connections, pending, requests, retries } = self.thresholds;
+        let all = [
+            ("max_connections", connections, &self.counts.connections),
+            ("max_pending_requests", pending, &self.counts.pending),
+            ("max_requests", requests, &self.counts.requests),
+            ("max_retries", retries, &self.counts.retries),
+        ];
+        all.into_iter().filter_map(|(name, most, slots)| Some((name, most?, slots.taken())))
+    }
+
     /// True where connections are limited and somebody waits for one.
     pub fn is_awaited(&self) -> bool {
         self.thresholds.connections.is_some() && self.counts.pending.taken() > 0
@@ -131,6 +143,7 @@ mod tests {
         let three = Breaker { thresholds: Thresholds { requests: Some(3), ..Default::default() }, ..two.clone() };
         let third = three.request().unwrap();
         assert!(three.request().is_err());
+        assert_eq!(three.usage().collect::<Vec<_>>(), [("max_requests", 3, 3)]);
         drop(third);
         drop(one);
         assert!(two.request().is_ok());

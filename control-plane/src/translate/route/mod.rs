@@ -8,7 +8,7 @@ mod retry;
 use std::time::Duration;
 
 use weir_config::model::{
-    Backend, HeaderChange, HeaderOp, Level, Matcher, Name, NamedMatcher, PathMatcher, RequestRules, RequestsOf,
+    Backend, ComparedPath, HeaderChange, HeaderOp, Level, Matcher, Name, NamedMatcher, RequestRules, RequestsOf,
     Route as Rule, RouteSet, Service, Target, in_precedence,
 };
 use weir_xds::{
@@ -51,8 +51,6 @@ const BAD_BACKEND_STATUS: u32 = 500;
 const BAD_BACKEND_OF_CALLS: u32 = 503;
 /// "No time-out": without a word Envoy takes 15 seconds.
 const UNBOUNDED: Duration = Duration::ZERO;
-/// Any service or method of gRPC, in a regular expression.
-const ANY_NAME: &str = "[^/]+";
 
 pub(super) fn configuration(mesh: &Mesh, world: &World, name: &str, of: &Of, view: &View) -> Option<Vec<u8>> {
     let routes = match of {
@@ -150,31 +148,25 @@ fn route(mesh: &Mesh, world: &World, rule: &Rule<'_>, service: &Name, port: u16,
     bytes
 }
 
-/// What policies say of a rule by its name, of its object, and of the service that was called.
-fn request_rules(world: &World, rule: &Rule<'_>, service: &Name) -> RequestRules {
+/// Whose policies are for a rule's requests, the more special one first: those of the rule by its name, of its object, of the service
+/// that was called.
+pub(crate) fn requests_of(rule: &Rule<'_>, service: &Name) -> Vec<RequestsOf> {
     let origin = &rule.set.origin;
     let named = rule.rule.name.iter().map(|name| RequestsOf::Rule(origin.clone(), name.clone()));
-    let of = named.chain([RequestsOf::Routes(origin.clone()), RequestsOf::Service(service.clone())]);
-    world.request_rules(&of.collect::<Vec<_>>())
+    named.chain([RequestsOf::Routes(origin.clone()), RequestsOf::Service(service.clone())]).collect()
+}
+
+/// What policies say of a rule's requests.
+fn request_rules(world: &World, rule: &Rule<'_>, service: &Name) -> RequestRules {
+    world.request_rules(&requests_of(rule, service))
 }
 
 fn matching(matcher: &Matcher) -> RouteMatch {
-    let path = match &matcher.path {
-        PathMatcher::Exact(path) => PathSpecifier::Path(path.clone()),
-        PathMatcher::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.clone()),
-        PathMatcher::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
-        PathMatcher::Regex(regex) => PathSpecifier::SafeRegex(self::regex(regex)),
-        PathMatcher::Call { service: Some(service), method: Some(method), regex: false } => {
-            PathSpecifier::Path(format!("/{service}/{method}"))
-        }
-        PathMatcher::Call { service: Some(service), method: None, regex: false } => {
-            PathSpecifier::PathSeparatedPrefix(format!("/{service}"))
-        }
-        PathMatcher::Call { service, method, .. } => {
-            let any =
-                |name: &Option<String>| name.as_ref().map_or_else(|| ANY_NAME.to_owned(), |name| format!("(?:{name})"));
-            PathSpecifier::SafeRegex(self::regex(&format!("/{}/{}", any(service), any(method))))
-        }
+    let path = match matcher.path.compared() {
+        ComparedPath::Exact(path) => PathSpecifier::Path(path.into_owned()),
+        ComparedPath::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.into_owned()),
+        ComparedPath::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.into_owned()),
+        ComparedPath::Regex(regex) => PathSpecifier::SafeRegex(self::regex(&regex)),
     };
     let header = |name: &str, pattern| HeaderMatcher {
         name: name.to_owned(),

@@ -6,6 +6,7 @@ mod closed;
 mod cluster;
 mod continuity;
 mod injection;
+mod inspect;
 mod life;
 mod ready;
 mod refusals;
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
         routes::SUITE,
         injection::SUITE,
         refusals::SUITE,
+        inspect::SUITE,
         cluster::SUITE,
         ready::SUITE,
     ])
