@@ -19,7 +19,7 @@ use weir_tests::{App, Pod, PodSpec, World, at, http::Response, is_root, until};
 struct Mesh {
     client: Pod,
     servers: [Pod; 2],
-    _apps: Vec<App>,
+    apps: Vec<App>,
     /// HTTP on port 80 of Service `all`.
     http: SocketAddr,
     /// Streams on its port 70.
@@ -58,7 +58,7 @@ impl Mesh {
         }
         let client = world.pod(PodSpec::new("client").workers(workers));
         servers.iter().for_each(Pod::wait_ready);
-        Self { client, servers, _apps: apps, http: at(all, 80), stream: at(all, 70), any: at(all, 71), world }
+        Self { client, servers, apps, http: at(all, 80), stream: at(all, 70), any: at(all, 71), world }
     }
 
     /// A route of this kind on Service `all`.
@@ -402,6 +402,38 @@ fn a_session_stays_with_a_backend_that_has_no_weight_any_more() {
         });
         mesh.servers[0].set_ready(true);
         until("it is back", || (ask(&kept).header("x-pod") == Some("one")).then_some(()));
+    }
+}
+
+/// A pod that ends stays known as long as its Service has no other, though its application takes nothing more.
+#[test]
+fn a_session_of_an_application_that_refuses_goes_where_the_weights_are() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::new("refuses", 1);
+    let weights = |one: u32, two: u32| {
+        let backends = backends(&[("one", one), ("two", two)], 80);
+        mesh.rule(
+            json!({"sessionPersistence": {"sessionName": "x-session", "type": "Header"}, "backendRefs": backends}),
+        );
+        let who = if one > 0 { "one" } else { "two" };
+        until("the weights are in force", || (mesh.get("/").header("x-pod") == Some(who)).then_some(()));
+    };
+    weights(1, 0);
+    let token = until("a session begins", || mesh.get("/").header("x-session").map(str::to_owned));
+    weights(0, 1);
+    let ask = |method: &str| {
+        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\nx-session: {token}\r\ncontent-length: 4\r\n\r\nbody");
+        mesh.client.connect(mesh.http).ask(&request).unwrap()
+    };
+    assert_eq!(ask("POST").header("x-pod"), Some("one"));
+    mesh.apps[0].stop();
+    for method in ["GET", "POST", "POST"] {
+        let answer = ask(method);
+        assert_eq!((answer.status, answer.header("x-pod")), (200, Some("two")), "{method}: {answer:?}");
+        assert_eq!(answer.header("x-received"), Some("4"), "with its body");
+        assert!(answer.header("x-session").is_some_and(|new| new != token), "a new session: {answer:?}");
     }
 }
 
