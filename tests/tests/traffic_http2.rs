@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use weir_tests::{
     Pod, PodSpec, World, at, each_with,
     http2::{H2App, H2Client, Reply, grpc, run},
-    is_root, until,
+    until,
 };
 
 /// What a server got: path, host, length of the body.
