@@ -8,7 +8,7 @@ set -eu
 QUIET=${QUIET:-30}    # seconds without a request to FROM, after which it is drained: longer than your longest request
 DRAIN=${DRAIN:-600}   # seconds that this may take; 0: does not wait
 
-# shellcheck source=mesh.sh
+# shellcheck source-path=SCRIPTDIR source=mesh.sh
 . "$(dirname "$0")/mesh.sh"
 arguments "$@"
 

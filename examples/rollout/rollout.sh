@@ -11,7 +11,7 @@ CHECK=${CHECK:-5}                  # seconds between looks at the metrics
 MAX_FAILED=${MAX_FAILED:-1}        # percent of the requests to TO
 MIN_REQUESTS=${MIN_REQUESTS:-50}   # to TO, in each step; with fewer nothing is judged
 
-# shellcheck source=mesh.sh
+# shellcheck source-path=SCRIPTDIR source=mesh.sh
 . "$(dirname "$0")/mesh.sh"
 arguments "$@"
 
