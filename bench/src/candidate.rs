@@ -31,6 +31,12 @@ pub const FRESH_PORT: u16 = 5202;
 pub const RESUMED_PORT: u16 = 5203;
 /// The port of the Service that leads to [`HTTP_PORT`].
 pub const SERVICE_PORT: u16 = 80;
+/// Leads there as well, by the one rule that it has; of Weir's Services alone.
+pub const ONE_ROUTE_PORT: u16 = 81;
+/// The same by [`ROUTES`] rules.
+pub const MANY_ROUTES_PORT: u16 = 82;
+/// How many rules are many.
+pub const ROUTES: usize = 1_000;
 
 /// What stands between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,7 +13,10 @@ use weir_mesh::{CaptureSettings, bootstrap::env, ports};
 use weir_sandbox::api::tokens::{ISSUER, Subject, TokenIssuer};
 
 use crate::{
-    candidate::{Candidate, FRESH_PORT, GRPC_PORT, HTTP_PORT, Kind, SERVICE_PORT, TCP_PORT, get},
+    candidate::{
+        Candidate, FRESH_PORT, GRPC_PORT, HTTP_PORT, Kind, MANY_ROUTES_PORT, ONE_ROUTE_PORT, ROUTES, SERVICE_PORT,
+        TCP_PORT, get,
+    },
     lab::{Netns, link},
     process::{Launch, Process, binary},
 };
@@ -23,6 +26,10 @@ const CONTROL_NAME: &str = "weir-control.weir-system.svc";
 const CONTROL_ADMIN: u16 = 15014;
 /// Long enough for a machine that is busy with something else.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// The rule that requests are for: one of the middle.
+pub const ASKED: usize = ROUTES / 2;
+/// Most rules of an HTTPRoute.
+const RULES: usize = 16;
 /// How long the pods' tokens hold: longer than any run.
 const TOKEN_SECONDS: u64 = 6 * 3600;
 
@@ -116,7 +123,7 @@ impl Mesh {
         ];
         let manifest = self.dir.join(format!("config/pair-{index}.yaml"));
         let hidden = manifest.with_file_name(format!(".pair-{index}.yaml"));
-        fs::write(&hidden, manifests(index, pair.client_ip, pair.server_ip))?;
+        fs::write(&hidden, manifests(index, pair.client_ip, pair.server_ip) + &routes(index))?;
         fs::rename(&hidden, &manifest)?;
         let mut proxies = Vec::new();
         for side in &sides {
@@ -206,6 +213,8 @@ status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{ty
     // Names and numbers of a Service's port and of the application's.
     let ports = [
         ("http", SERVICE_PORT, HTTP_PORT),
+        ("http-one", ONE_ROUTE_PORT, HTTP_PORT),
+        ("http-many", MANY_ROUTES_PORT, HTTP_PORT),
         ("tcp", TCP_PORT, TCP_PORT),
         ("grpc", GRPC_PORT, GRPC_PORT),
         ("tcp-fresh", FRESH_PORT, FRESH_PORT),
@@ -239,4 +248,38 @@ endpoints:
 - {{addresses: [{server}], conditions: {{ready: true, serving: true}}, targetRef: {{kind: Pod, name: server-{index}, namespace: {NAMESPACE}}}}}
 "
         )
+}
+
+/// The path that a rule is for.
+pub fn path_of(rule: usize) -> String {
+    format!("/shop/department-{rule}/items")
+}
+
+/// One rule for one port of the Service, and very many for another. Requests that match none are answered with 404.
+fn routes(index: u8) -> String {
+    let rules: Vec<usize> = (0..ROUTES).collect();
+    let parts =
+        [(ONE_ROUTE_PORT, &[ASKED][..])].into_iter().chain(rules.chunks(RULES).map(|part| (MANY_ROUTES_PORT, part)));
+    parts
+        .enumerate()
+        .map(|(number, (port, rules))| {
+            let rule = |rule: &usize| {
+                format!(
+                    "  - {{matches: [{{path: {{type: PathPrefix, value: {}}}}}], backendRefs: [{{name: server-{index}, port: {SERVICE_PORT}}}]}}\n",
+                    path_of(*rule)
+                )
+            };
+            let rules: String = rules.iter().map(rule).collect();
+            format!(
+                "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: server-{index}-{number}, namespace: {NAMESPACE}}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: server-{index}, port: {port}}}]
+  rules:
+{rules}"
+            )
+        })
+        .collect()
 }

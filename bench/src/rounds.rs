@@ -6,10 +6,11 @@ use anyhow::ensure;
 use serde::Serialize;
 
 use crate::{
-    candidate::{Candidate, RESUMED_PORT},
+    candidate::{Candidate, MANY_ROUTES_PORT, ONE_ROUTE_PORT, RESUMED_PORT},
     fresh,
     grpc::{self, Ask},
     load::{Load, Outcome, Pace},
+    mesh,
     scenario::{Part, Scenario},
     stream::Source,
     usage::Machine,
@@ -81,6 +82,7 @@ pub fn measure(
                 http2(candidate, warm_up, span, &asks)
             }
             Part::Connections => connections(candidate, span),
+            Part::Routes => routes(candidate, warm_up, span),
             Part::Memory => Ok(Vec::new()),
         })?);
     }
@@ -146,6 +148,19 @@ fn connections(candidate: &Candidate, span: Duration) -> anyhow::Result<Vec<Meas
                 ensure!(as_wanted, "{:.1} % of the handshakes resumed a session: {scenario:?}", resumed * 100.0);
             }
             Ok(measured)
+        })
+        .collect()
+}
+
+fn routes(candidate: &Candidate, warm_up: Duration, span: Duration) -> anyhow::Result<Vec<Measured>> {
+    let ways = [(Scenario::OneRoute, ONE_ROUTE_PORT), (Scenario::ManyRoutes, MANY_ROUTES_PORT)];
+    ways.into_iter()
+        .filter(|(scenario, _)| scenario.is_of(candidate.kind))
+        .map(|(scenario, port)| {
+            let address = SocketAddr::from((candidate.http.ip(), port));
+            let mut load = Load::connect(address, &mesh::path_of(mesh::ASKED), CONNECTIONS)?;
+            load.run(Pace::Closed, warm_up)?;
+            note(candidate, scenario, || load.run(Pace::Closed, span))
         })
         .collect()
 }

@@ -17,13 +17,16 @@ pub enum Part {
     Grpc,
     /// Fresh connections.
     Connections,
+    /// One rule and a thousand on one host.
+    Routes,
     /// Memory; the only part that is no scenario.
     Memory,
 }
 
 impl Part {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 6] = [Self::Http1, Self::Tcp, Self::Http2, Self::Grpc, Self::Connections, Self::Memory];
+    pub const ALL: [Self; 7] =
+        [Self::Http1, Self::Tcp, Self::Http2, Self::Grpc, Self::Connections, Self::Routes, Self::Memory];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Part {
             Self::Http2 => "http2",
             Self::Grpc => "grpc",
             Self::Connections => "connections",
+            Self::Routes => "routes",
             Self::Memory => "memory",
         }
     }
@@ -59,11 +63,15 @@ pub enum Scenario {
     Handshakes,
     /// Connections that resume a session.
     HandshakesResumed,
+    /// Requests by the only rule of a host.
+    OneRoute,
+    /// The same with a thousand rules.
+    ManyRoutes,
 }
 
 impl Scenario {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Http1,
         Self::Http1Paced,
         Self::Tcp,
@@ -72,6 +80,8 @@ impl Scenario {
         Self::GrpcStream,
         Self::Handshakes,
         Self::HandshakesResumed,
+        Self::OneRoute,
+        Self::ManyRoutes,
     ];
 
     /// Where it belongs.
@@ -82,12 +92,17 @@ impl Scenario {
             Self::Http2 => Part::Http2,
             Self::GrpcUnary | Self::GrpcStream => Part::Grpc,
             Self::Handshakes | Self::HandshakesResumed => Part::Connections,
+            Self::OneRoute | Self::ManyRoutes => Part::Routes,
         }
     }
 
     /// False where a candidate has no such thing.
     pub fn is_of(self, kind: Kind) -> bool {
-        self != Self::HandshakesResumed || matches!(kind, Kind::Envoy(_))
+        match self {
+            Self::HandshakesResumed => matches!(kind, Kind::Envoy(_)),
+            Self::OneRoute | Self::ManyRoutes => matches!(kind, Kind::Weir(_)),
+            _ => true,
+        }
     }
 
     /// Name in the JSON.
@@ -101,6 +116,8 @@ impl Scenario {
             Self::GrpcStream => "grpc_stream",
             Self::Handshakes => "handshakes",
             Self::HandshakesResumed => "handshakes_resumed",
+            Self::OneRoute => "one_route",
+            Self::ManyRoutes => "many_routes",
         }
     }
 
@@ -115,13 +132,17 @@ impl Scenario {
             Self::GrpcStream => "gRPC, messages of 100 bytes on 32 long streams, saturated",
             Self::Handshakes => "fresh connections, 32 at once, a full handshake each",
             Self::HandshakesResumed => "fresh connections, 32 at once, sessions resumed",
+            Self::OneRoute => "HTTP/1.1, 1 kB, 32 connections, saturated, one rule on the host",
+            Self::ManyRoutes => "HTTP/1.1, 1 kB, 32 connections, saturated, 1,000 rules on the host",
         }
     }
 
     /// What is counted: its name a second, and the unit that CPU time is for, with how many of what was counted are in it.
     pub fn unit(self) -> (&'static str, &'static str, f64) {
         match self {
-            Self::Http1 | Self::Http1Paced | Self::Http2 => ("requests/s", "1,000 requests", 1e3),
+            Self::Http1 | Self::Http1Paced | Self::Http2 | Self::OneRoute | Self::ManyRoutes => {
+                ("requests/s", "1,000 requests", 1e3)
+            }
             Self::Tcp => ("MB/s", "GB", 1e3),
             Self::GrpcUnary => ("calls/s", "1,000 calls", 1e3),
             Self::GrpcStream => ("messages/s", "1,000 messages", 1e3),

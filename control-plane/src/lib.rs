@@ -34,7 +34,7 @@ use crate::{
     auth::{Callers, Reviews, TokenVerifier},
     ca::{CertificateAuthority, Issuing},
     catalog::Catalog,
-    kubernetes::{Keepers, Kubernetes, RouteBook, TokenReviews},
+    kubernetes::{Books, Keepers, Kubernetes, TokenReviews},
     metrics::Metrics,
     settings::{Mode, Settings},
     source::{Source as _, directory::Directory},
@@ -70,8 +70,8 @@ impl ControlPlane {
             }
             Mode::Kubernetes => {
                 let client = kubernetes::connect(settings.kubeconfig.as_deref()).await?;
-                let book = RouteBook::new();
-                let source = Kubernetes::new(client.clone(), book.clone(), metrics.clone());
+                let books = Books::new();
+                let source = Kubernetes::new(client.clone(), books.clone(), metrics.clone());
                 // The first reading and the CA do not wait for each other.
                 tokio::spawn(source.run(changes));
                 let mut down = shutdown.clone();
@@ -81,7 +81,7 @@ impl ControlPlane {
                 };
                 let audience = settings.token_audience.clone();
                 let reviews = TokenReviews::new(client.clone(), audience, domain.clone(), metrics.clone());
-                (authority, Callers::Reviews(Reviews(reviews)), Some((client, book)))
+                (authority, Callers::Reviews(Reviews(reviews)), Some((client, books)))
             }
         };
         let catalog = Arc::new(Catalog::new(
@@ -96,8 +96,8 @@ impl ControlPlane {
                 follower.apply(batch);
             }
         });
-        let keepers = cluster.map(|(client, book)| {
-            Keepers::start(&client, &settings, &authority, &catalog, book, &metrics, shutdown.clone())
+        let keepers = cluster.map(|(client, books)| {
+            Keepers::start(&client, &settings, &authority, &catalog, books, &metrics, shutdown.clone())
         });
         let longest = Duration::from_secs(settings.certificate_ttl);
         let issuing = Arc::new(Issuing::new(authority.clone(), longest, catalog.clone(), metrics.clone()));

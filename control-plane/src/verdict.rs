@@ -1,9 +1,8 @@
-//! What becomes of rules at a Service that they are for, as Gateway API's conditions have it. The status of routes says it, and
-//! `weir describe`.
+//! What becomes of rules and policies, as Gateway API's conditions have it. The status of these objects says it, and `weir describe`.
 
 use weir_config::{
     FieldPath,
-    model::{Name, RouteSet, ServicePort, Target},
+    model::{Name, Origin, RouteSet, ServicePort, Target},
 };
 
 use crate::world::World;
@@ -26,6 +25,12 @@ impl Verdict {
     fn no(reason: &'static str, message: String) -> Self {
         Self { holds: false, reason, message }
     }
+
+    /// What is wrong with an object that can not be accepted at all.
+    fn refused(reason: &'static str, problems: &[(FieldPath, String)]) -> Self {
+        let lines: Vec<String> = problems.iter().map(|(field, message)| format!("{field}: {message}")).collect();
+        Self::no(reason, lines.join("; "))
+    }
 }
 
 /// Whether rules are accepted by a Service, or by one port of it. `refused` are the problems of an object that can not be accepted at all.
@@ -37,8 +42,7 @@ pub(crate) fn accepted(
     port: Option<i64>,
 ) -> Verdict {
     if !refused.is_empty() {
-        let lines: Vec<String> = refused.iter().map(|(field, message)| format!("{field}: {message}")).collect();
-        return Verdict::no("UnsupportedValue", lines.join("; "));
+        return Verdict::refused("UnsupportedValue", refused);
     }
     let Some(service) = world.service(name) else {
         return Verdict::no("NoMatchingParent", format!("there is no Service {name}"));
@@ -105,4 +109,17 @@ pub(crate) fn missing(world: &World, set: &RouteSet, field: &str, target: &Targe
     }
     let message = || format!("there is no Service {service} with TCP port {port}: {effect}");
     world.target(set, target).is_none().then(|| Verdict::no("BackendNotFound", message()))
+}
+
+/// Whether a policy is in force, with `refused` as for [`accepted`]; `None` where the world does not have it yet.
+pub(crate) fn policy_accepted(refused: &[(FieldPath, String)], name: &Origin, world: &World) -> Option<Verdict> {
+    if !refused.is_empty() {
+        return Some(Verdict::refused("Invalid", refused));
+    }
+    let missing = world.targets_missing(name)?;
+    Some(if missing.is_empty() {
+        Verdict::yes("Accepted", "the policy is in force")
+    } else {
+        Verdict::no("TargetNotFound", missing.join("; "))
+    })
 }

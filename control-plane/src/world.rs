@@ -11,9 +11,9 @@ use std::{
 use weir_config::{
     cross::is_permitted,
     model::{
-        Addressing, Condition, EndpointSet, Grant, Name, Origin, PolicySet, Protocol, RequestPolicy, RequestRules,
-        RequestsOf, RouteSet, Service, ServicePolicy, ServicePort, Target as Backend, TargetPort, UpstreamRules,
-        Workload,
+        AUTHORIZATION_POLICY_KIND, Addressing, Condition, EndpointSet, Grant, Name, Origin, PEER_AUTHENTICATION_KIND,
+        PolicySet, Protocol, RequestPolicy, RequestRules, RequestsOf, RouteSet, Service, ServicePolicy, ServicePort,
+        Target as Backend, TargetPort, UpstreamRules, Workload,
     },
 };
 
@@ -590,35 +590,51 @@ impl World {
 
     /// Policies that are for what is not there.
     pub fn policies_of_nothing(&self) -> Vec<(&Origin, String)> {
-        let mut found = Vec::new();
-        for set in self.traffic.values() {
-            let services = set.services.iter().map(|policy| &policy.service);
-            let requests = set.requests.iter().filter_map(|policy| match &policy.of {
-                RequestsOf::Service(service) => Some(service),
-                RequestsOf::Routes(_) | RequestsOf::Rule(..) => None,
-            });
-            for service in services.chain(requests).filter(|service| !self.services.contains_key(service)) {
-                found.push((&set.origin, format!("there is no Service {service}: the policy has no effect on it")));
-            }
-            for policy in &set.requests {
-                match &policy.of {
-                    RequestsOf::Routes(origin) if !self.routes.contains_key(origin) => {
-                        found.push((&set.origin, format!("there is no {origin}: the policy has no effect on it")));
-                    }
-                    RequestsOf::Rule(origin, rule) => {
-                        let rules = self.routes.get(origin).map(|set| set.rules.requests()).unwrap_or_default();
-                        if !rules.iter().any(|known| known.name.as_ref() == Some(rule)) {
-                            let line = format!("there is no rule {rule} of {origin}: the policy has no effect on it");
-                            found.push((&set.origin, line));
-                        }
-                    }
-                    RequestsOf::Routes(_) | RequestsOf::Service(_) => {}
+        let mut found: Vec<_> = self
+            .traffic
+            .values()
+            .flat_map(|set| self.missing(set).into_iter().map(|line| (&set.origin, line)))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// What a policy is for and is not there; `None` where there is no such policy. Of access rules nothing is missing: they are
+    /// for whatever comes.
+    pub fn targets_missing(&self, policy: &Origin) -> Option<Vec<String>> {
+        if let Some(set) = self.traffic.get(policy) {
+            return Some(self.missing(set));
+        }
+        [AUTHORIZATION_POLICY_KIND, PEER_AUTHENTICATION_KIND].contains(&policy.kind).then(Vec::new)
+    }
+
+    fn missing(&self, set: &PolicySet) -> Vec<String> {
+        let mut missing = Vec::new();
+        let services = set.services.iter().map(|policy| &policy.service);
+        let requests = set.requests.iter().filter_map(|policy| match &policy.of {
+            RequestsOf::Service(service) => Some(service),
+            RequestsOf::Routes(_) | RequestsOf::Rule(..) => None,
+        });
+        for service in services.chain(requests).filter(|service| !self.services.contains_key(service)) {
+            missing.push(format!("there is no Service {service}: the policy has no effect on it"));
+        }
+        for policy in &set.requests {
+            match &policy.of {
+                RequestsOf::Routes(origin) if !self.routes.contains_key(origin) => {
+                    missing.push(format!("there is no {origin}: the policy has no effect on it"));
                 }
+                RequestsOf::Rule(origin, rule) => {
+                    let rules = self.routes.get(origin).map(|set| set.rules.requests()).unwrap_or_default();
+                    if !rules.iter().any(|known| known.name.as_ref() == Some(rule)) {
+                        missing.push(format!("there is no rule {rule} of {origin}: the policy has no effect on it"));
+                    }
+                }
+                RequestsOf::Routes(_) | RequestsOf::Service(_) => {}
             }
         }
-        found.sort();
-        found.dedup();
-        found
+        missing.sort();
+        missing.dedup();
+        missing
     }
 
     /// All rules.

@@ -464,6 +464,114 @@ async fn routes_of_several_kinds_and_namespaces_have_their_status() {
     until_conditions("HTTPRoute", "shop", "web", [good[0], "ResolvedRefs=False/RefNotPermitted"]).await;
 }
 
+/// `Accepted` of a policy as it is now, with its message.
+async fn verdict_of(cluster: &Cluster, api_version: &str, kind: &str, name: &str) -> (String, String) {
+    let object = cluster.get(api_version, kind, Some("shop"), name).await.unwrap();
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let accepted = conditions.iter().find(|condition| condition["type"] == "Accepted");
+    let accepted = accepted.filter(|condition| condition["observedGeneration"] == object["metadata"]["generation"]);
+    let text = |key: &str| accepted.map_or("none", |condition| condition[key].as_str().unwrap()).to_owned();
+    (format!("{}/{}", text("status"), text("reason")), text("message"))
+}
+
+/// Also one that the webhook never saw says whether it is in force.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_have_their_status() {
+    const OURS: &str = "weir.dev/v1alpha1";
+    const ISTIO: &str = "networking.istio.io/v1";
+    const SECURITY: &str = "security.istio.io/v1";
+    let Some(cluster) = cluster::start("policies").await else { return };
+    shop(&cluster).await;
+    for definition in [
+        include_str!("../../charts/weir/crds/trafficpolicies.yaml"),
+        include_str!("../../charts/weir/crds/destinationrules.yaml"),
+        include_str!("../../charts/weir/crds/authorizationpolicies.yaml"),
+        include_str!("../../charts/weir/crds/peerauthentications.yaml"),
+        include_str!("data/httproute-crd.yaml"),
+    ] {
+        cluster.apply_file(definition).await;
+    }
+    let kinds = [
+        (OURS, "TrafficPolicy"),
+        (ISTIO, "DestinationRule"),
+        (SECURITY, "AuthorizationPolicy"),
+        (GATEWAY, "HTTPRoute"),
+    ];
+    until("the kinds are served", async || {
+        let mut served = true;
+        for (version, kind) in kinds {
+            served &= cluster.api(version, kind, Some("shop")).list(&Default::default()).await.is_ok();
+        }
+        served
+    })
+    .await;
+    let control = Control::spawn(&mut cluster.control("one").await);
+    healthy(&control).await;
+    let object = |(version, kind): (&str, &str), spec: Json| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
+    let until_verdict = async |(version, kind): (&str, &str), wanted: &str, says: &str| {
+        let mut last = Default::default();
+        let end = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < end {
+            last = verdict_of(&cluster, version, kind, "p").await;
+            if last.0 == wanted && last.1.contains(says) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{kind} is {last:?}, not {wanted} with {says:?}");
+    };
+
+    let policy = |name: &str| {
+        object(
+            kinds[0],
+            json!({"targetRefs": [{"group": "", "kind": "Service", "name": name}],
+        "healthChecks": null, "retryBudget": {"percent": 30}}),
+        )
+    };
+    cluster.apply(policy("catalog")).await;
+    until_verdict(kinds[0], "True/Accepted", "in force").await;
+    cluster.apply(policy("nobody")).await;
+    until_verdict(kinds[0], "False/TargetNotFound", "there is no Service shop/nobody").await;
+    let of_a_rule = json!({"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "web", "sectionName": "buy"}],
+        "retryBudget": null, "fault": {"abort": {"httpStatus": 503}}});
+    cluster.apply(object(kinds[0], of_a_rule)).await;
+    until_verdict(kinds[0], "False/TargetNotFound", "there is no rule buy of HTTPRoute/shop/web").await;
+    cluster.apply(route("web", json!([{"name": "buy", "backendRefs": [{"name": "catalog", "port": 80}]}]))).await;
+    until_verdict(kinds[0], "True/Accepted", "in force").await;
+    let faults_of_a_check = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "catalog"}],
+        "fault": null, "healthChecks": [{"type": "HTTP", "interval": "soon"}]});
+    cluster.apply(object(kinds[0], faults_of_a_check)).await;
+    until_verdict(kinds[0], "False/Invalid", "spec.healthChecks[0].interval").await;
+
+    let rule = |policy: Json| object(kinds[1], json!({"host": "catalog", "trafficPolicy": policy}));
+    cluster.apply(rule(json!({"loadBalancer": {"simple": "RANDOM"}}))).await;
+    until_verdict(kinds[1], "True/Accepted", "in force").await;
+    // What others say stays.
+    let foreign = json!({"type": "Reconciled", "status": "True"});
+    cluster.status(ISTIO, "DestinationRule", "shop", "p", json!({"conditions": [foreign]})).await;
+    until_verdict(kinds[1], "True/Accepted", "in force").await;
+    let both = cluster.get(ISTIO, "DestinationRule", Some("shop"), "p").await.unwrap();
+    assert_eq!(both["status"]["conditions"][0], foreign);
+    assert_eq!(both["status"]["conditions"].as_array().map(Vec::len), Some(2));
+    cluster.apply(rule(json!({"loadBalancer": {"simple": "PASSTHROUGH"}}))).await;
+    until_verdict(kinds[1], "False/Invalid", "spec.trafficPolicy.loadBalancer.simple").await;
+
+    cluster
+        .apply(object(kinds[2], json!({"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["80"]}}]}]})))
+        .await;
+    until_verdict(kinds[2], "True/Accepted", "in force").await;
+    cluster
+        .apply(object(kinds[2], json!({"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/"]}}]}]})))
+        .await;
+    until_verdict(kinds[2], "False/Invalid", "spec.rules[0].to[0].operation.paths").await;
+    // Written once: nothing is written for what did not change.
+    let before = cluster.get(SECURITY, "AuthorizationPolicy", Some("shop"), "p").await.unwrap();
+    cluster.apply(policy("catalog")).await;
+    until_verdict(kinds[0], "True/Accepted", "in force").await;
+    let after = cluster.get(SECURITY, "AuthorizationPolicy", Some("shop"), "p").await.unwrap();
+    assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_leader_writes_the_status_of_routes() {
     let Some(cluster) = cluster::start("status").await else { return };

@@ -14,6 +14,8 @@ use std::{
 use crate::{http::Client, netns::Netns, pod::Pod, until};
 
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long an answer may take, where a test does not say it.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -29,6 +31,12 @@ impl Outcome {
     pub fn total(&self) -> usize {
         self.answered.values().sum()
     }
+
+    /// Failed requests in a hundred.
+    pub fn failed_percent(&self) -> f64 {
+        let failed = self.failed.len() as f64;
+        100.0 * failed / (failed + self.total() as f64).max(1.0)
+    }
 }
 
 /// Running requests: half of the threads send GET, the others POST; each uses a connection for 50 requests, and pauses between
@@ -42,11 +50,16 @@ pub struct Load {
 impl Load {
     /// Starts to send from a pod.
     pub fn start(pod: &Pod, to: SocketAddr, threads: usize) -> Self {
+        Self::within(pod, to, threads, LIMIT)
+    }
+
+    /// The same of clients that take a request for failed when it has no answer within a time.
+    pub fn within(pod: &Pod, to: SocketAddr, threads: usize, limit: Duration) -> Self {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let threads = (0..threads)
             .map(|number| {
                 let (netns, stop, done) = (pod.netns.clone(), stop.clone(), done.clone());
-                std::thread::spawn(move || send(&netns, to, number % 2 == 1, &stop, &done))
+                std::thread::spawn(move || send(&netns, to, number % 2 == 1, limit, &stop, &done))
             })
             .collect();
         Self { stop, done, threads }
@@ -78,14 +91,18 @@ impl Load {
     }
 }
 
-fn send(netns: &Netns, to: SocketAddr, post: bool, stop: &AtomicBool, done: &AtomicUsize) -> Outcome {
+fn send(netns: &Netns, to: SocketAddr, post: bool, limit: Duration, stop: &AtomicBool, done: &AtomicUsize) -> Outcome {
     let mut outcome = Outcome::default();
     let mut client: Option<(Client, usize)> = None;
     while !stop.load(Relaxed) {
         let (mut connection, used) = match client.take() {
             Some((connection, used)) if used < 50 => (connection, used),
             _ => match netns.connect(to) {
-                Ok(stream) => (Client::new(stream), 0),
+                Ok(stream) => {
+                    let client = Client::new(stream);
+                    client.patience(limit);
+                    (client, 0)
+                }
                 Err(error) => {
                     outcome.failed.push(format!("connect: {error}"));
                     done.fetch_add(1, Relaxed);

@@ -37,6 +37,7 @@ pub struct PodSpec {
     token: Option<String>,
     env: Vec<(String, String)>,
     nofile: Option<u32>,
+    node: Option<String>,
 }
 
 impl PodSpec {
@@ -53,6 +54,7 @@ impl PodSpec {
             token: None,
             env: Vec::new(),
             nofile: None,
+            node: None,
         }
     }
 
@@ -121,6 +123,13 @@ impl PodSpec {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs on this node, whose place counts.
+    #[must_use]
+    pub fn node(mut self, name: &str) -> Self {
+        self.node = Some(name.into());
         self
     }
 
@@ -363,6 +372,9 @@ impl Pod {
             "status": {"phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}, {"ip": self.ip6}],
                 "conditions": [{"type": "Ready", "status": if self.ready.load(Relaxed) { "True" } else { "False" }}]},
         });
+        if let Some(node) = &self.spec.node {
+            object["spec"]["nodeName"] = json!(node);
+        }
         if !self.spec.outside {
             object["spec"]["initContainers"] = json!([{"name": "weir-proxy", "image": "p", "restartPolicy": "Always"}]);
         }

@@ -144,8 +144,12 @@ fn an_application_that_refuses_is_replaced_by_another_without_a_failed_request()
         // What is open to it stays usable; a connection more is refused.
         shop.apps[2].stop_accepting();
         let not_delivered = || shop.client.metric("weir_retries_total", &[("reason", "not_delivered")]);
+        // More at once than there were before: what is open does not suffice.
+        let more = Load::start(&shop.client, at(shop.catalog, 80), 16);
         until("the peer's proxy says that nothing was delivered", || (not_delivered() >= 1.0).then_some(()));
         load.more(500);
+        let outcome = more.stop();
+        assert!(outcome.failed.is_empty(), "{workers} workers: {:?} of {}", outcome.failed, outcome.total());
         // The old one lives on: requests that it has taken are its own to answer.
         let again = App::echo(&shop.pods[2].netns, 8080, "v2-a");
         let _old = std::mem::replace(&mut shop.apps[2], again);

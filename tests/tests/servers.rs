@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::json;
-use weir_tests::{Curl, Pod, PodSpec, Process, World, at, is_root, nginx, tool, until};
+use weir_tests::{Curl, Pod, PodSpec, World, at, is_root, nginx, servers, tool, until};
 
 /// A greeting that was not waited for takes a round trip and a handshake; one that was, 100 ms more. Busy machines are slow.
 const SOON: Duration = Duration::from_millis(800);
@@ -93,20 +93,6 @@ impl Lab {
     }
 }
 
-/// Runs a client to its end; what it printed.
-fn run(from: &Pod, program: &str, words: &[&str]) -> String {
-    let output = from.netns.command("timeout").args(["30", program]).args(words).output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{program} {words:?} of {}: {text}", from.name);
-    text
-}
-
-/// A program in a pod, which ends with the test.
-fn start(pod: &Pod, program: &str, words: &[&str]) -> Process {
-    let mut command = pod.netns.command("setpriv");
-    Process::start(program, command.args(["--pdeathsig=KILL", program]).args(words))
-}
-
 /// A certificate for `app.test` and its key, as files that every user can read.
 fn certificate(folder: &Path) -> [String; 2] {
     let own = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap();
@@ -123,21 +109,18 @@ fn redis_answers_pipelined_commands() {
         return;
     }
     let (lab, _servers) = Lab::new("redis", &[("tcp", 7000), ("", 7001)], |server, folder| {
-        let folder = folder.display().to_string();
-        ["7000", "7001"].map(|port| {
-            let words = ["--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir", &folder, "--port", port];
-            start(server, "redis-server", &words)
-        })
+        [7000, 7001].map(|port| servers::redis(&server.netns, folder, port))
     });
     let commands: String = (0..1000).map(|n| format!("SET key-{n} value-{n}\r\n")).collect();
     let file = lab.world.path("commands");
     fs::write(&file, commands).unwrap();
     for (to, reason) in lab.services.iter().zip(["declared", "first_bytes"]) {
         let script = format!("redis-cli -h {} -p {} --pipe < {}", to.ip(), to.port(), file.display());
-        let said = lab.detects(&lab.client, "opaque", reason, || run(&lab.client, "sh", &["-c", &script]));
+        let said =
+            lab.detects(&lab.client, "opaque", reason, || servers::ask(&lab.client.netns, "sh", &["-c", &script]));
         assert!(said.contains("errors: 0, replies: 1000"), "{to}: {said}");
         let words = ["-h", &to.ip().to_string(), "-p", &to.port().to_string(), "GET", "key-999"];
-        assert_eq!(run(&lab.client, "redis-cli", &words).trim(), "value-999");
+        assert_eq!(servers::ask(&lab.client.netns, "redis-cli", &words).trim(), "value-999");
     }
     lab.streams(4.0);
 }
@@ -148,22 +131,12 @@ fn mariadb_speaks_first_and_answers_queries_in_plaintext_and_in_its_own_tls() {
         return;
     }
     let (lab, _servers) = Lab::new("mariadb", &[("mysql", 7000), ("", 7001)], |server, folder| {
-        ["7000", "7001"].map(|port| {
-            let folder = folder.join(port);
+        [7000, 7001].map(|port| {
+            let folder = folder.join(port.to_string());
             fs::create_dir(&folder).unwrap();
             let [certificate, key] = certificate(&folder);
-            let here = folder.display().to_string();
-            // Without InnoDB and the tables of privileges it starts in a moment.
-            let mut words: Vec<String> =
-                ["--no-defaults", "--skip-grant-tables", "--skip-innodb", "--default-storage-engine=MyISAM"]
-                    .map(str::to_owned)
-                    .to_vec();
-            words.extend(["--skip-name-resolve", "--bind-address=0.0.0.0", "--user=root"].map(str::to_owned));
-            words.push("--lc-messages-dir=/usr/share/mysql".to_owned());
-            words.extend([format!("--datadir={here}"), format!("--socket={here}/socket")]);
-            words.extend([format!("--pid-file={here}/pid"), format!("--port={port}")]);
-            words.extend([format!("--ssl-cert={certificate}"), format!("--ssl-key={key}")]);
-            start(server, "mariadbd", &words.iter().map(String::as_str).collect::<Vec<_>>())
+            let settings = [format!("--ssl-cert={certificate}"), format!("--ssl-key={key}")];
+            servers::mariadb(&server.netns, &folder, port, &settings)
         })
     });
     let query = "create database d; create table d.t (n int); insert into d.t values (1), (2); select sum(n) from d.t; \
@@ -178,7 +151,7 @@ fn mariadb_speaks_first_and_answers_queries_in_plaintext_and_in_its_own_tls() {
             for tls in ["--skip-ssl", "--ssl"] {
                 let (host, port) = (format!("--host={}", to.ip()), format!("--port={}", to.port()));
                 let words = ["--no-defaults", &host, &port, tls, "--batch", "--skip-column-names", "--execute", query];
-                let said = run(from, "mariadb", &words);
+                let said = servers::ask(&from.netns, "mariadb", &words);
                 let mut lines = said.lines();
                 assert_eq!(lines.next(), Some("3"), "{to}: {said}");
                 let cipher = lines.next().and_then(|line| line.strip_prefix("Ssl_cipher")).unwrap().trim();
@@ -235,7 +208,7 @@ fn exim_speaks_first_and_delivers_mail_in_plaintext_and_by_starttls() {
         certificate(folder);
         let config = folder.join("conf");
         fs::write(&config, EXIM.replace("HERE", &folder.display().to_string())).unwrap();
-        start(server, &exim.display().to_string(), &["-bdf", "-C", &config.display().to_string()])
+        servers::start(&server.netns, &exim.display().to_string(), &["-bdf", "-C", &config.display().to_string()])
     });
     let mailbox = lab.world.path("server").join("mail");
     let arrived = || fs::read_to_string(&mailbox).unwrap_or_default();

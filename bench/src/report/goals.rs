@@ -44,9 +44,16 @@ impl Report {
             .into_iter()
             .filter_map(|workers| Some(mean_kb(&self.memory_of(Kind::Weir(workers))?.idle_kb) / 1024.0))
             .reduce(f64::max);
+        let routes = [1, 2].into_iter().filter_map(|workers| Some(self.many_to_one(workers)?.median)).reduce(f64::max);
         vec![
             cpu("CPU per request, HTTP/1.1 saturated", Scenario::Http1, 0.33),
             cpu("CPU per call, gRPC saturated", Scenario::GrpcUnary, 0.27),
+            Goal {
+                about: "CPU of the caller's proxy, 1,000 rules",
+                at_most: 1.1,
+                unit: "x one rule",
+                measured: routes,
+            },
             Goal { about: "resident memory, idle", at_most: 12.0, unit: "MB", measured: megabytes },
             Goal { about: "resident memory, idle", at_most: 0.22, unit: "x Envoy", measured: self.worst_memory(idle) },
             Goal {

@@ -44,6 +44,8 @@ pub struct Report {
 pub enum Figure {
     /// CPU time for a unit, mean of both proxies.
     Cpu,
+    /// That of the client's proxy, which is the one that routes.
+    CallersCpu,
     /// Units a second.
     Rate,
     /// Median latency.
@@ -58,6 +60,7 @@ impl Figure {
     fn of(self, measured: &Measured) -> f64 {
         match self {
             Self::Cpu => mean(measured.cpu_s.iter().copied()),
+            Self::CallersCpu => measured.cpu_s.first().copied().unwrap_or(f64::NAN),
             Self::Rate => measured.rate,
             Self::P50 => measured.p50_ms.unwrap_or(f64::NAN),
             Self::P99 => measured.p99_ms.unwrap_or(f64::NAN),
@@ -71,6 +74,7 @@ impl Figure {
     fn key(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::CallersCpu => "callers_cpu",
             Self::Rate => "rate",
             Self::P50 => "p50",
             Self::P99 => "p99",
@@ -147,6 +151,12 @@ impl Report {
         both.map(|spread| spread.median).reduce(figure.worse())
     }
 
+    /// A thousand rules to one, by Weir with so many workers.
+    fn many_to_one(&self, workers: u8) -> Option<Spread> {
+        let kind = Kind::Weir(workers);
+        self.ratio((kind, Scenario::ManyRoutes), (kind, Scenario::OneRoute), Figure::CallersCpu)
+    }
+
     fn memory_of(&self, kind: Kind) -> Option<&Memory> {
         let name = kind.name();
         self.memory.iter().find(|memory| memory.candidate == name)
@@ -215,6 +225,7 @@ impl Report {
         Ok(json!({
             "cpu_vs_envoy": of(Figure::Cpu),
             "cpu_vs_relay": floor,
+            "many_routes_vs_one": {"1": self.many_to_one(1), "2": self.many_to_one(2)},
             "rate_vs_envoy": of(Figure::Rate),
             "latency_vs_envoy": {"p50": of(Figure::P50), "p99": of(Figure::P99)},
             "rss_vs_envoy": memory,

@@ -22,7 +22,7 @@ impl Report {
             self.circumstances(rounds, &mut text);
         }
         let goals: Vec<_> = self.goals().into_iter().filter(|goal| goal.measured.is_some()).collect();
-        if self.envoy_version.is_some() && !goals.is_empty() {
+        if !goals.is_empty() {
             text += "\nGoals, by the worse of 1 and 2 workers:\n";
             for goal in goals {
                 let _ = writeln!(text, "  {} <= {} {}: {}", goal.about, goal.at_most, goal.unit, goal.verdict());
@@ -103,6 +103,13 @@ impl Report {
                 if cpu.is_some() {
                     let rate = self.to_envoy(workers, scenario, Figure::Rate);
                     let _ = writeln!(text, "weir-{workers}, full handshakes{:>71}{:>26}", cell(cpu), cell(rate));
+                }
+            }
+        }
+        if scenario == Scenario::ManyRoutes {
+            for workers in [1, 2] {
+                if let Some(ratio) = self.many_to_one(workers) {
+                    let _ = writeln!(text, "CPU of the client's weir-{workers} / with one rule: {}", cell(Some(ratio)));
                 }
             }
         }

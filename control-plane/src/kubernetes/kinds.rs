@@ -1,10 +1,5 @@
 //! The API server's objects to what the mesh looks at; the rest of them is dropped at once.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Node, Pod, Service},
@@ -14,16 +9,16 @@ use k8s_openapi::{
 };
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value as Json;
-use tokio::sync::watch;
 use weir_config::{
-    FieldPath, Problem, frontend,
+    Problem, frontend,
     frontend::gateway::only_ours,
     gateway, istio,
     manifest::{Source, parse_value, trim},
-    model::{AUTHORIZATION_POLICY_KIND, Name, Origin, PEER_AUTHENTICATION_KIND},
+    model::{AUTHORIZATION_POLICY_KIND, Name, PEER_AUTHENTICATION_KIND},
     security, traffic,
 };
 
+use super::status::route::RouteFacts;
 use crate::{
     policy,
     source::{Item, ItemKind, ItemRef},
@@ -42,6 +37,16 @@ pub(super) enum Read {
     Nothing,
     /// It can not be accepted.
     Refused(Vec<Problem>),
+}
+
+impl Read {
+    /// What is wrong with it.
+    pub(super) fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Item(_, problems) | Self::Refused(problems) => problems,
+            Self::Nothing => &[],
+        }
+    }
 }
 
 impl From<Item> for Read {
@@ -137,8 +142,10 @@ pub(super) const TRAFFIC: [(&str, &str, &str, &str); 2] = [
     ("TrafficPolicies", traffic::TRAFFIC_POLICY, traffic::GROUP, "v1alpha1"),
 ];
 
-/// Where policies for traffic of a kind are.
-pub(super) fn traffic(kind: &str, group: &str, version: &str) -> ApiResource {
+/// Where policies of a kind are: those for traffic, and access rules.
+pub(super) fn policy(kind: &str) -> ApiResource {
+    let traffic = TRAFFIC.iter().find(|(_, known, ..)| *known == kind);
+    let (group, version) = traffic.map_or((security::GROUP, "v1"), |(_, _, group, version)| (*group, *version));
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
@@ -158,65 +165,10 @@ pub(super) const ACCESS_RULES: [(&str, &str, ItemKind); 2] = [
     ("AuthorizationPolicies", AUTHORIZATION_POLICY_KIND, ItemKind::AuthorizationPolicy),
 ];
 
-/// Where access rules of a kind are.
-pub(super) fn access_rules(kind: &str) -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk(security::GROUP, "v1", kind))
-}
-
 /// Reads an access rule.
 pub(super) fn access_rule(kind: &str, object: &DynamicObject) -> Read {
     let Some(raw) = json(object, security::API_VERSION, kind) else { return Read::Nothing };
     policy::stored(raw, PLACE).map_or(Read::Nothing, |(item, problems)| Read::Item(Box::new(item), problems))
-}
-
-/// What is needed of a route to write its status.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RouteFacts {
-    pub(super) generation: i64,
-    /// Its Services among `parentRefs`, each as it was written, with the port if it names one.
-    pub(super) parents: Vec<(Json, Name, Option<i64>)>,
-    /// Why it is not accepted.
-    pub(super) refused: Vec<(FieldPath, String)>,
-    /// Our own entries of its status.
-    pub(super) ours: Vec<Json>,
-}
-
-/// Every route that names a Service, accepted or not.
-#[derive(Debug)]
-pub(crate) struct RouteBook {
-    routes: Mutex<HashMap<Origin, RouteFacts>>,
-    changes: watch::Sender<()>,
-}
-
-impl RouteBook {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { routes: Mutex::default(), changes: watch::Sender::new(()) })
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Origin, RouteFacts>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-
-    /// Takes what a route is now; `None` where it is gone, or none of ours.
-    pub(super) fn set(&self, name: &Origin, facts: Option<RouteFacts>) {
-        let mut routes = self.lock();
-        let changed = match facts {
-            Some(facts) if routes.get(name) == Some(&facts) => false,
-            Some(facts) => {
-                routes.insert(name.clone(), facts);
-                true
-            }
-            None => routes.remove(name).is_some(),
-        };
-        drop(routes);
-        if changed {
-            self.changes.send_replace(());
-        }
-    }
 }
 
 /// Reads a route. Parents that are no Services belong to other controllers, and so does a route without others.

@@ -7,7 +7,7 @@
 //! | ConfigMap with the roots, in each mesh namespace | any replica, the same content |
 //! | Secret with the webhook's certificate, `caBundle` of its configurations | any replica, by version |
 //! | Lease | the leader |
-//! | status of HTTPRoutes | the leader |
+//! | status of routes and policies | the leader |
 //! | events of pods whose proxy has ended | any replica, once by their names |
 
 mod backoff;
@@ -19,15 +19,15 @@ mod one;
 mod remove;
 mod review;
 mod roots;
-mod route_status;
 mod source;
+mod status;
 mod watch;
 mod webhook;
 
-pub(crate) use kinds::RouteBook;
 pub use remove::{Remove, remove};
 pub(crate) use review::TokenReviews;
 pub(crate) use source::Kubernetes;
+pub(crate) use status::Books;
 
 use std::{path::Path, sync::Arc};
 
@@ -110,7 +110,7 @@ impl Keepers {
         settings: &Settings,
         authority: &Arc<CertificateAuthority>,
         catalog: &Arc<Catalog>,
-        book: Arc<RouteBook>,
+        books: Books,
         metrics: &Arc<Metrics>,
         shutdown: state::Receiver<bool>,
     ) -> Self {
@@ -126,7 +126,8 @@ impl Keepers {
         let (leading, leads) = state::channel(false);
         let replica = lease::replica(&settings.replica);
         let lease = tokio::spawn(lease::run(client.clone(), namespace(), replica, leading, shutdown, metrics.clone()));
-        tasks.spawn(route_status::keep(client.clone(), leads, book, catalog.clone()));
+        tasks.spawn(status::keep(client.clone(), leads.clone(), books.routes, catalog.clone()));
+        tasks.spawn(status::keep(client.clone(), leads, books.policies, catalog.clone()));
         Self { tasks, lease }
     }
 

@@ -19,7 +19,8 @@ use weir_config::{
 
 use super::{
     ended,
-    kinds::{self, Kind, Read, RouteBook},
+    kinds::{self, Kind, Read},
+    status::{Books, policy::PolicyFacts},
     watch::{Event, Listener, What, follow},
 };
 use crate::{
@@ -35,7 +36,7 @@ const REMIND: Duration = Duration::from_secs(60);
 /// The API server as the source.
 pub(crate) struct Kubernetes {
     client: Client,
-    book: Arc<RouteBook>,
+    books: Books,
     metrics: Arc<Metrics>,
 }
 
@@ -49,8 +50,8 @@ enum News {
 }
 
 impl Kubernetes {
-    pub(crate) fn new(client: Client, book: Arc<RouteBook>, metrics: Arc<Metrics>) -> Self {
-        Self { client, book, metrics }
+    pub(crate) fn new(client: Client, books: Books, metrics: Arc<Metrics>) -> Self {
+        Self { client, books, metrics }
     }
 
     fn every<K>(
@@ -65,6 +66,29 @@ impl Kubernetes {
         kinds.insert(label);
         let teller = Teller::new(label, K::ITEM, news.clone(), self.metrics.clone());
         tasks.spawn(follow(Api::<K>::all(self.client.clone()), What::default(), Reader { teller, read: K::read }));
+    }
+
+    /// Policies of a kind, by its name in the log and in the API.
+    fn policies(
+        &self,
+        tasks: &mut JoinSet<()>,
+        kinds: &mut HashSet<&'static str>,
+        news: &mpsc::Sender<News>,
+        (label, kind, item): (&'static str, &'static str, ItemKind),
+        read: impl Fn(&DynamicObject) -> Read + Send + 'static,
+    ) {
+        kinds.insert(label);
+        let (book, gone) = (self.books.policies.clone(), self.books.policies.clone());
+        let teller = Teller::new(label, item, news.clone(), self.metrics.clone())
+            .on_gone(move |reference| gone.set(&Origin { kind, name: reference.name.clone() }, None));
+        let policies = Api::all_with(self.client.clone(), &kinds::policy(kind));
+        let read = move |object: DynamicObject| {
+            let read = read(&object);
+            let facts = PolicyFacts::new(&object, read.problems());
+            book.set(&Origin { kind, name: kinds::name(&object.metadata) }, Some(facts));
+            read
+        };
+        tasks.spawn(follow(policies, What { optional: true, ..What::default() }, Reader { teller, read }));
     }
 }
 
@@ -92,7 +116,7 @@ impl Source for Kubernetes {
             unread.insert(label);
             let teller = Teller::new(label, ItemKind::Routes(kind), sender.clone(), self.metrics.clone());
             let routes: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::gateway_api(kind));
-            let (book, gone) = (self.book.clone(), self.book.clone());
+            let (book, gone) = (self.books.routes.clone(), self.books.routes.clone());
             let teller =
                 teller.on_gone(move |reference| gone.set(&Origin { kind, name: reference.name.clone() }, None));
             let read = move |object: DynamicObject| {
@@ -108,19 +132,13 @@ impl Source for Kubernetes {
         let read = |object: DynamicObject| kinds::whole(&object, API_VERSION, REFERENCE_GRANT);
         tasks.spawn(follow(grants, What { optional: true, ..What::default() }, Reader { teller, read }));
         for (label, kind, group, version) in kinds::TRAFFIC {
-            unread.insert(label);
-            let teller = Teller::new(label, ItemKind::Traffic(kind), sender.clone(), self.metrics.clone());
-            let policies = Api::all_with(self.client.clone(), &kinds::traffic(kind, group, version));
             let api_version = format!("{group}/{version}");
-            let read = move |object: DynamicObject| kinds::whole(&object, &api_version, kind);
-            tasks.spawn(follow(policies, What { optional: true, ..What::default() }, Reader { teller, read }));
+            let read = move |object: &DynamicObject| kinds::whole(object, &api_version, kind);
+            self.policies(&mut tasks, &mut unread, &sender, (label, kind, ItemKind::Traffic(kind)), read);
         }
         for (label, kind, item) in kinds::ACCESS_RULES {
-            unread.insert(label);
-            let teller = Teller::new(label, item, sender.clone(), self.metrics.clone());
-            let rules: Api<DynamicObject> = Api::all_with(self.client.clone(), &kinds::access_rules(kind));
-            let read = move |object: DynamicObject| kinds::access_rule(kind, &object);
-            tasks.spawn(follow(rules, What { optional: true, ..What::default() }, Reader { teller, read }));
+            let read = move |object: &DynamicObject| kinds::access_rule(kind, object);
+            self.policies(&mut tasks, &mut unread, &sender, (label, kind, item), read);
         }
         drop(sender);
 

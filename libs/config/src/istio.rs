@@ -231,7 +231,7 @@ pub enum Simple {
 }
 
 /// Fields that Istio has and this build has not, by the end of their path, with what to do instead.
-const UNSUPPORTED: [(&str, &str); 19] = [
+const UNSUPPORTED: [(&str, &str); 21] = [
     ("spec.subsets", "give each version a Service of its own and name them in an HTTPRoute"),
     ("spec.exportTo", "a rule is for everybody in the Service's namespace, and for its own callers in another"),
     ("spec.workloadSelector", "it is for all callers of its namespace"),
@@ -250,6 +250,8 @@ const UNSUPPORTED: [(&str, &str); 19] = [
     ("localityLbSetting.failoverPriority", "places are regions and zones: use failover or distribute"),
     ("outlierDetection.consecutiveErrors", "use consecutive5xxErrors"),
     ("loadBalancer.zoneAwareLbSetting", "use localityLbSetting"),
+    ("loadBalancer.backendUtilization", "LEAST_REQUEST looks at latency and requests under way"),
+    ("outlierDetection.failurePercentageThreshold", "use consecutive5xxErrors or consecutiveGatewayErrors"),
     ("outlierDetection.outlierDetectionHttpErrorCodes", "statuses of 5xx count"),
 ];
 

@@ -124,7 +124,7 @@ pub enum ActionSpec<C> {
 pub struct TargetSpec<C> {
     /// Name of the cluster: with its weight, what must not change for the split's state to be kept.
     pub name: String,
-    /// Share of the requests in proportion to the sum of all; 0 gets none.
+    /// Share of the requests in proportion to the sum of all; 0 gets none but those of its sessions.
     pub weight: u32,
     /// The cluster.
     pub cluster: C,

@@ -96,6 +96,13 @@ impl Breaker {
         self.thresholds.connections.is_some() && self.counts.pending.taken() > 0
     }
 
+    /// True where a kept connection may be used: all are counted once there is a limit, and no more are kept than it says.
+    pub fn keeps(&self, connection: Option<&Slot>) -> bool {
+        self.thresholds.connections.is_none_or(|most| {
+            connection.is_some_and(|slot| self.owns(slot)) && self.counts.connections.taken() <= most
+        })
+    }
+
     /// True for the slot of one of this cluster's connections.
     pub fn owns(&self, connection: &Slot) -> bool {
         connection.is_of(&self.counts.connections)
@@ -112,6 +119,20 @@ fn take(slots: &Arc<Slots>, most: Option<u32>, name: &'static str) -> Result<Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_made_without_a_limit_is_not_kept_with_one() {
+        let free = Breaker::default();
+        let limited =
+            |most| Breaker { thresholds: Thresholds { connections: Some(most), ..Default::default() }, ..free.clone() };
+        assert!(free.connection().unwrap().is_none() && free.keeps(None));
+        assert!(!limited(2).keeps(None));
+        let (one, _other) = (limited(2).connection().unwrap(), limited(2).connection().unwrap());
+        assert!(limited(2).keeps(one.as_ref()) && free.keeps(one.as_ref()));
+        assert!(!limited(1).keeps(one.as_ref()), "there is one too many");
+        let foreign = Breaker { counts: Arc::default(), ..limited(2) };
+        assert!(!foreign.keeps(one.as_ref()));
+    }
 
     #[test]
     fn a_changed_limit_counts_what_is_there_already() {

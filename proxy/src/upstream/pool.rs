@@ -147,14 +147,14 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The most recently used idle connection to an endpoint, if one is alive.
-    pub fn take(&self, to: &Endpoint, now: Instant) -> Option<Connected> {
-        self.take_key(Key::of(to), now)
+    /// The most recently used idle connection to an endpoint, if one is alive and within the cluster's limit.
+    pub fn take(&self, to: &Endpoint, limits: Option<&Breaker>, now: Instant) -> Option<Connected> {
+        self.take_key(Key::of(to), limits, now)
     }
 
     /// The same for the pod's own application.
     pub fn take_app(&self, address: SocketAddr, now: Instant) -> Option<Connected> {
-        self.take_key(Key::App(address), now)
+        self.take_key(Key::App(address), None, now)
     }
 
     /// Room for making a connection to an endpoint; none while enough are being made.
@@ -189,11 +189,11 @@ impl Pool {
         lists.get_mut(&key).is_some_and(|list| list.idle.remove(at).is_some())
     }
 
-    fn take_key(&self, key: Key, now: Instant) -> Option<Connected> {
+    fn take_key(&self, key: Key, limits: Option<&Breaker>, now: Instant) -> Option<Connected> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&key)?;
         while let Some(mut entry) = list.idle.pop_back() {
-            if entry.is_usable(now) {
+            if entry.is_usable(now) && limits.is_none_or(|limits| limits.keeps(entry.conn.slot.as_ref())) {
                 return Some(Connected { conn: entry.conn, reused: true });
             }
         }

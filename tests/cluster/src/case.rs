@@ -12,7 +12,19 @@ use serde::de::DeserializeOwned;
 use crate::cluster::Cluster;
 
 /// How long a condition may take to come true: long enough for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits for a condition of the cluster.
+///
+/// # Panics
+/// When it does not come true in time.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
 
 /// A cluster, and a namespace of the test's own.
 pub struct Case<'a> {

@@ -48,7 +48,7 @@ mod service;
 pub mod suite;
 pub mod supervisor;
 
-pub use case::{Case, is_ready};
+pub use case::{Case, is_ready, until};
 pub use cluster::{Cluster, Spot};
 pub use layout::Layout;
 pub use options::Options;

@@ -212,17 +212,27 @@ pub(super) fn shares<'a>(
     shares.map(|backend| (backend, cluster_of(mesh, world, set, &backend.target))).collect()
 }
 
+/// The clusters without a share, where sessions stay that began there (GEP-1619).
+fn left<'a>(mesh: &Mesh, world: &World, rule: &'a Rule<'_>) -> impl Iterator<Item = (&'a Backend, String)> {
+    let left = rule.rule.backends.iter().filter(|backend| backend.weight == 0);
+    let left = left.map(|backend| (backend, cluster_of(mesh, world, rule.set, &backend.target)));
+    left.filter(|(_, cluster)| cluster != BAD_BACKEND_CLUSTER)
+}
+
 fn cluster_of(mesh: &Mesh, world: &World, set: &RouteSet, target: &Target) -> String {
     let service = world.target(set, target);
     service.map_or_else(|| BAD_BACKEND_CLUSTER.to_owned(), |service| service_cluster(target.port, &mesh.host(service)))
 }
 
 fn forward(mesh: &Mesh, world: &World, rule: &Rule<'_>, view: &View) -> Action {
-    let shares = shares(mesh, world, rule.set, &rule.rule.backends);
+    let mut shares = shares(mesh, world, rule.set, &rule.rule.backends);
     if shares.iter().all(|(_, cluster)| cluster == BAD_BACKEND_CLUSTER) {
         let calls = rule.set.rules.level() == Level::Calls;
         let status = if calls { BAD_BACKEND_OF_CALLS } else { BAD_BACKEND_STATUS };
         return Action::DirectResponse(DirectResponseAction { status, ..Default::default() });
+    }
+    if rule.rule.session.is_some() {
+        shares.extend(left(mesh, world, rule));
     }
     let plain = |backend: &Backend| backend.request_headers.is_empty() && backend.response_headers.is_empty();
     let specifier = match shares.as_slice() {

@@ -7,8 +7,11 @@
 //! Not kopium: it makes a type for every place (four of a header, three of a backend), with attributes for kube and without a
 //! list that may be `null`.
 
+mod fields;
 mod render;
 mod schema;
+
+pub use fields::fields;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,12 +19,15 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use serde_json::Value as Json;
 
 /// The Go module that has the definitions; its version is that of the tests' cluster.
 const MODULE: &str = "sigs.k8s.io/gateway-api";
 /// Where its version stands.
 const GO_MOD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/cluster/gateway-api");
+/// The Go module of Istio's definitions, of which nothing is made: a test compares with them.
+const ISTIO_MODULE: &str = "istio.io/api";
+/// Where its version stands.
+const ISTIO_GO_MOD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/istio-api");
 /// What is made.
 pub const GENERATED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/gateway/generated.rs");
 
@@ -34,17 +40,21 @@ const KINDS: [(&str, &str); 5] = [
     ("ReferenceGrant", "referencegrants"),
 ];
 /// The version of each that is read.
-const VERSION: &str = "v1";
+pub const VERSION: &str = "v1";
 
 /// The folder of the Go module, fetched if it is not there.
 ///
 /// # Errors
 /// Where there is no Go, or no module.
 pub fn module() -> anyhow::Result<PathBuf> {
+    fetched(MODULE, GO_MOD)
+}
+
+fn fetched(module: &str, go_mod: &str) -> anyhow::Result<PathBuf> {
     let go = |arguments: &[&str]| -> anyhow::Result<String> {
         let output = Command::new("go")
             .args(arguments)
-            .current_dir(GO_MOD)
+            .current_dir(go_mod)
             .output()
             .context("go is missing: https://go.dev/dl")?;
         if !output.status.success() {
@@ -52,8 +62,31 @@ pub fn module() -> anyhow::Result<PathBuf> {
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    go(&["mod", "download", MODULE])?;
-    Ok(go(&["list", "-m", "-f", "{{.Dir}}", MODULE])?.into())
+    go(&["mod", "download", module])?;
+    Ok(go(&["list", "-m", "-f", "{{.Dir}}", module])?.into())
+}
+
+/// Gateway API's definition of a kind, by its plural.
+///
+/// # Errors
+/// Where it can not be read.
+pub fn definition(module: &Path, plural: &str) -> anyhow::Result<String> {
+    let file = module.join(format!("config/crd/experimental/gateway.networking.k8s.io_{plural}.yaml"));
+    std::fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
+
+/// Istio's definition of DestinationRule.
+///
+/// # Errors
+/// Where there is no Go, or no module.
+pub fn destination_rule() -> anyhow::Result<String> {
+    let file = fetched(ISTIO_MODULE, ISTIO_GO_MOD)?.join("kubernetes/customresourcedefinitions.gen.yaml");
+    let all = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let ours = |text: &&str| text.contains("\n  name: destinationrules.networking.istio.io\n");
+    all.split("\n---\n")
+        .find(ours)
+        .map(str::to_owned)
+        .with_context(|| format!("{}: no DestinationRule", file.display()))
 }
 
 /// The text of `generated.rs`, not formatted.
@@ -63,15 +96,8 @@ pub fn module() -> anyhow::Result<PathBuf> {
 pub fn generate(module: &Path) -> anyhow::Result<String> {
     let mut types = schema::Types::default();
     for (kind, plural) in KINDS {
-        let file = module.join(format!("config/crd/experimental/gateway.networking.k8s.io_{plural}.yaml"));
-        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        let definition: Json = serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
-        let versions = definition.pointer("/spec/versions").and_then(Json::as_array);
-        let schema = versions
-            .and_then(|versions| versions.iter().find(|version| version.get("name") == Some(&VERSION.into())))
-            .and_then(|version| version.pointer("/schema/openAPIV3Schema/properties/spec"))
-            .with_context(|| format!("{}: no schema of version {VERSION}", file.display()))?;
-        types.add(kind, schema)?;
+        let schema = definition(module, plural).and_then(|text| fields::spec(&text, VERSION));
+        types.add(kind, &schema.with_context(|| plural.to_owned())?)?;
     }
     let version = module.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('@'));
     Ok(render::file(&types, version.map_or("", |(_, version)| version)))

@@ -11,6 +11,7 @@ use weir_cluster::{
     Case, Suite, cases, is_ready,
     mesh::{self, SYSTEM},
     suite::LIMIT,
+    until,
 };
 use weir_mesh::names::PROXY_CONTAINER;
 
@@ -46,14 +47,6 @@ spec:
   ports: [{{name: http, port: 80, targetPort: 8080}}]
 "
     )
-}
-
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 async fn agents(case: &Case<'_>) -> Vec<Pod> {

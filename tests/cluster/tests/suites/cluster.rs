@@ -15,7 +15,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use weir_cluster::{Case, Options, Suite, cases, pods::SERVERS, suite::LIMIT};
+use weir_cluster::{Case, Options, Suite, cases, pods::SERVERS, suite::LIMIT, until};
 
 async fn nodes_are_ready_within_a_minute(case: &Case<'_>) {
     let nodes: Api<Node> = Api::all(case.cluster.client());
@@ -51,6 +51,9 @@ async fn pods_reach_each_other_across_nodes(case: &Case<'_>) {
         "http://web/".into(),
         format!("http://web.{}.svc.cluster.local/", case.namespace),
     ] {
+        // The node's kube-proxy learns of endpoints after everybody who asks the API server.
+        let asked = ["--namespace", case.namespace, "exec", &name(&pods[0]), "--", "/app", "fetch", &url];
+        until(&format!("{url} answers"), async || case.cluster.kubectl(&asked).is_ok()).await;
         let mut seen = std::collections::BTreeSet::new();
         // Each connection goes to either pod with the same probability: 60 miss one of them once in 10^18 times.
         for _ in 0..60 {

@@ -20,22 +20,11 @@ use weir_cluster::{
     Case, Suite, cases, is_ready,
     load::{Load, Totals},
     mesh::{self, RELEASE, SYSTEM},
+    until,
 };
-
-/// How long a part of the cluster may take to come back.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 fn rollout(case: &Case<'_>, object: &str) {
     case.kubectl(&["rollout", "status", object, "--timeout=90s"]);
-}
-
-/// Waits for a condition of the cluster.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 /// Pods of a part of Weir, by name.
@@ -385,11 +374,19 @@ async fn a_root_that_is_replaced_at_once_loses_requests(case: &Case<'_>) {
     let new = Ca::new("too soon");
     let bundle = serde_json::json!({"stringData": {"ca-key.pem": new.key, "ca-cert.pem": new.certificate}});
     secrets(case).patch("weir-ca", &PatchParams::default(), &Patch::Merge(&bundle)).await.unwrap();
-    case.kubectl(&["rollout", "restart", "deployment/server"]);
-    let (mut lost, mut looks) = (0, 0);
-    until("requests are lost", async || {
+    // Until the webhook has its certificate of the new root no pod can be made, and who asks too early is made to wait ever longer.
+    let mut looks = 0;
+    until("pods can be made again", async || {
         looks += 1;
         webhooks_see(case, &format!("test/roots=look-{looks}"));
+        let pod = ["run", "would-be", "--image=weir.test/app:1", "--dry-run=server"];
+        let asked = [&["--namespace", case.namespace], &pod[..]].concat();
+        case.cluster.kubectl(&asked).is_ok()
+    })
+    .await;
+    case.kubectl(&["rollout", "restart", "deployment/server"]);
+    let mut lost = 0;
+    until("requests are lost", async || {
         let totals = load.window();
         if totals.failed > 0 {
             totals.say("root replaced at once");

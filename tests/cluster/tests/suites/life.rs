@@ -25,6 +25,7 @@ use weir_cluster::{
     mesh::{self, SYSTEM},
     said,
     suite::LIMIT,
+    until,
 };
 
 /// What the pods of all tests call, and whom they talk to. `outsider` has no proxy.
@@ -68,14 +69,6 @@ async fn strict(case: &Case<'_>) {
 fn outsider(case: &Case<'_>, url: &str) -> anyhow::Result<String> {
     let fetch = ["exec", "--namespace=peers", "deployment/outsider", "--", "/app", "fetch", "--seconds", "5", url];
     case.cluster.kubectl(&fetch)
-}
-
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 fn has_proxy(pod: &Pod) -> bool {

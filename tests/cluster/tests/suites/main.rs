@@ -10,6 +10,7 @@ mod inspect;
 mod life;
 mod ready;
 mod refusals;
+mod rollout;
 mod routes;
 mod traffic;
 
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         chart::SUITE,
         closed::SUITE,
         traffic::SUITE,
+        rollout::SUITE,
         canary::SUITE,
         routes::SUITE,
         injection::SUITE,

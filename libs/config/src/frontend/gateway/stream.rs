@@ -55,7 +55,11 @@ impl Reader<'_> {
             self.error(at, format!("has {} entries; exactly one is allowed, which is for all streams", rules.len()));
             return Vec::new();
         };
-        let at = at.index(0).key("backendRefs");
+        let at = at.index(0);
+        if rule.name.is_some() {
+            self.error(at.key("name"), "has no meaning: no policy names a rule of streams; leave it out");
+        }
+        let at = at.key("backendRefs");
         self.limit(&at, rule.backend_refs.len(), MAX_BACKENDS);
         if rule.backend_refs.is_empty() {
             self.error(at.clone(), "is empty: name a Service");

@@ -69,7 +69,7 @@ impl Carrier for H1<'_> {
         let connected = if converts {
             Box::pin(convert::to_http2(worker, to, kept, cluster)).await?
         } else {
-            match take(kept, || worker.pool.take(to, Instant::now())) {
+            match take(kept, || worker.pool.take(to, Some(&cluster.breaker), Instant::now())) {
                 Some(connected) => connected,
                 None => Box::pin(connected(worker, to, kept, limit, Some(&cluster.breaker))).await?,
             }
@@ -228,7 +228,7 @@ pub(in crate::serve::exchange) async fn connected(
                 let _ = timeout_at(end.min(Instant::now() + LOOK), worker.pool.given(endpoint)).await;
                 // A kept one is better than none, if the kernel knows of no end of it.
                 let kept = if kept == Kept::Never { Kept::Proven } else { kept };
-                if let Some(connected) = take(kept, || worker.pool.take(endpoint, Instant::now())) {
+                if let Some(connected) = take(kept, || worker.pool.take(endpoint, breaker, Instant::now())) {
                     return Ok(connected);
                 }
                 if Instant::now() >= end {
@@ -238,7 +238,7 @@ pub(in crate::serve::exchange) async fn connected(
             }
         }
         let waited = timeout_at(end, worker.pool.freed(endpoint)).await;
-        if let Some(connected) = take(kept, || worker.pool.take(endpoint, Instant::now())) {
+        if let Some(connected) = take(kept, || worker.pool.take(endpoint, breaker, Instant::now())) {
             return Ok(connected);
         }
         // What the others have met would meet this one as well.

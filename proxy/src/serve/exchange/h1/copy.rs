@@ -46,7 +46,7 @@ pub(super) fn copying(
     out.extend_from_slice(body);
     let asked = head.asked();
     Some(Box::pin(async move {
-        let found = take(Kept::Proven, || worker.pool.take(&to, Instant::now()));
+        let found = take(Kept::Proven, || worker.pool.take(&to, Some(&info.breaker), Instant::now()));
         let mut conn = match found {
             Some(found) => found.conn,
             None => connected(&worker, &to, Kept::Never, info.connect_timeout, Some(&info.breaker)).await?.conn,

@@ -1,0 +1,119 @@
+//! TCPRoute and TLSRoute.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
+use serde_json::{Value, json};
+use weir_tests::{at, is_root};
+
+use crate::{
+    ask::{self, Probe},
+    document,
+    mesh::{ANY, Mesh, STREAM},
+    objects::{backend, route},
+    references::{self, Kind},
+    table::Table,
+};
+
+const HOST: &str = "a.example";
+
+#[test]
+fn tcp_route() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut table) = document::table("TCPRoute") else { return };
+    let mesh = Mesh::new("fields-tcp");
+    let kind = Kind {
+        port: STREAM,
+        other_port: ANY,
+        spec: json!({}),
+        rule: json!({}),
+        pods: || pods(STREAM, || b"x".to_vec()),
+        shares: || shares(STREAM, || b"x".to_vec()),
+        bad: "nobody",
+    };
+    references::show(&mut table, &mesh, &kind);
+    named_rules(
+        &mut table,
+        &route("TCPRoute", STREAM, rules(json!({}))),
+        &route("TCPRoute", STREAM, rules(json!({"name": "a"}))),
+    );
+    table.finish();
+}
+
+#[test]
+fn tls_route() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut table) = document::table("TLSRoute") else { return };
+    let mesh = Mesh::new("fields-tls");
+    let kind = Kind {
+        port: ANY,
+        other_port: STREAM,
+        spec: json!({"hostnames": [HOST]}),
+        rule: json!({}),
+        pods: || pods(ANY, || hello(HOST)),
+        shares: || shares(ANY, || hello(HOST)),
+        bad: "nobody",
+    };
+    references::show(&mut table, &mesh, &kind);
+    let with = |hosts: Value, rule: Value| {
+        let mut route = route("TLSRoute", ANY, rules(rule));
+        route["spec"]["hostnames"] = hosts;
+        route
+    };
+    let plain = with(json!([HOST]), json!({}));
+    let other = with(json!(["b.example"]), json!({}));
+    table.acts(&mesh, &(kind.pods)(), (&[plain.clone()], "one"), (&[other], "nobody"));
+    named_rules(&mut table, &plain, &with(json!([HOST]), json!({"name": "a"})));
+    table.finish();
+}
+
+fn rules(more: Value) -> Value {
+    json!([crate::objects::and(json!({"backendRefs": [backend("one", STREAM)]}), more)])
+}
+
+fn named_rules(table: &mut Table, plain: &Value, named: &Value) {
+    table.refused(&["spec.rules[].name"], named, plain);
+}
+
+/// Who answers a stream that begins so; nobody, where it is refused.
+fn who(mesh: &Mesh, service: Ipv4Addr, port: u16, first: &[u8]) -> String {
+    let ask = || {
+        let mut connection = mesh.client.try_connect(at(service, port)).ok()?;
+        connection.patience(Duration::from_secs(5));
+        connection.send(first).ok()?;
+        connection.exactly(3).ok()
+    };
+    ask().map_or("nobody".into(), |name| String::from_utf8_lossy(&name).into_owned())
+}
+
+fn pods(port: u16, first: fn() -> Vec<u8>) -> Probe {
+    Probe::new("12 connections: who answers", move |mesh, service| {
+        let first = first();
+        let shares = ask::shares((0..12).map(|_| who(mesh, service, port, &first)));
+        shares.into_keys().collect::<Vec<_>>().join(" and ")
+    })
+}
+
+fn shares(port: u16, first: fn() -> Vec<u8>) -> Probe {
+    Probe::new("8 connections: who answers", move |mesh, service| {
+        let first = first();
+        let shares = ask::shares((0..8).map(|_| who(mesh, service, port, &first)));
+        shares.into_iter().map(|(who, count)| format!("{who} {count}")).collect::<Vec<_>>().join(", ")
+    })
+}
+
+/// A ClientHello for this server.
+fn hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
+}
