@@ -276,6 +276,7 @@ fn clusters(dump: &Value) -> Vec<Vec<String>> {
     let mut rows = vec![row(&["CLUSTER", "ENDPOINTS", "BALANCING", "LIMITS (NOW/MOST)", "EJECTS", "CHECKS"])];
     for cluster in list(dump, "clusters") {
         let limits: Vec<String> = list(cluster, "limits")
+            .filter(|limit| limit.get("most").and_then(Value::as_u64) != Some(u32::MAX.into())) // as large as can be: none
             .map(|limit| format!("{} {}/{}", text(limit, "name"), number(limit, "now"), number(limit, "most")))
             .collect();
         let detection = cluster.get("outlier_detection").filter(|detection| !detection.is_null());
@@ -364,7 +365,7 @@ mod tests {
             ]}],
             "clusters": [{
                 "name": "outbound|80||v2.shop.svc.cluster.local", "balancing": "least_request",
-                "limits": [{"name": "max_requests", "most": 100, "now": 3}],
+                "limits": [{"name": "max_connections", "most": u32::MAX, "now": 3}, {"name": "max_requests", "most": 100, "now": 3}],
                 "outlier_detection": {"consecutive_5xx": 5, "consecutive_gateway_failure": null},
                 "health_checks": [{"asks": "http /healthz"}],
                 "endpoints": [
@@ -403,7 +404,7 @@ mod tests {
             "HTTPRoute/shop/catalog/0/0  timeout 5s",
             "90 v1.shop.svc.cluster.local:80, 10 v2.shop.svc.cluster.local:80",
             "answers 500",
-            "max_requests 3/100  after 5 5xx  http /healthz",
+            "least_request  max_requests 3/100  after 5 5xx  http /healthz",
             "198.18.0.5:8080  v2-1  ejected   1       0         eu/a      2       spiffe://cluster.local/ns/shop/sa/web",
             "[fd00::5]:8080   -     not well  1       0         -         0       plaintext: no proxy",
         ] {

@@ -62,7 +62,8 @@ fn of_streams(world: &World, all: &[StreamRoute<'_>], at: usize, stream: &Stream
         parts = stream.names.iter().map(|(taken, _)| name(taken)).collect();
     }
     let lost = stream.names.iter().filter(|_| !own.is_empty());
-    let does = lost.filter_map(|(name, older)| Some(format!("not {name}, which {} has", older.as_ref()?.origin)));
+    let does =
+        lost.filter_map(|(lost, older)| Some(format!("not {}, which {} has", name(lost), older.as_ref()?.origin)));
     Rule {
         place: at + 1,
         object: stream.set.origin.to_string(),

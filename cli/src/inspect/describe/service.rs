@@ -60,7 +60,9 @@ fn of_callers(own: &str, callers: &Callers, common: Option<&Callers>) -> Vec<Str
         lines.extend(troubles(&callers.rules, |_| true).into_iter().map(|line| format!("  {line}")));
     }
     if common.is_some_and(|common| common.settings == callers.settings) {
-        lines.push("  policies as for all".to_owned());
+        if !callers.settings.is_empty() {
+            lines.push("  policies as for all".to_owned());
+        }
     } else if !callers.settings.is_empty() {
         lines.push("  How its own endpoints are called:".to_owned());
         lines.extend(indented(&settings(&callers.settings)));

@@ -120,27 +120,27 @@ mod tests {
     #[test]
     fn all_else_must_follow() {
         let named = |name: &str, value: &str, regex| NamedMatcher { name: name.into(), value: value.into(), regex };
-        let matcher = |method: Option<&str>, headers: &[NamedMatcher], query: &[NamedMatcher]| Matcher {
+        let matcher = |method: Option<&str>, headers: &[&NamedMatcher], query: &[&NamedMatcher]| Matcher {
             path: PathMatcher::any(),
             method: method.map(str::to_owned),
-            headers: headers.to_vec(),
-            query: query.to_vec(),
+            headers: headers.iter().copied().cloned().collect(),
+            query: query.iter().copied().cloned().collect(),
         };
         let (a, b, any) = (named("a", "1", false), named("b", "1", false), named("a", ".*", true));
         let all = matcher(None, &[], &[]);
-        assert!(takes_all(&all, &matcher(Some("GET"), &[a.clone()], &[b.clone()])));
-        assert!(takes_all(&matcher(None, &[a.clone()], &[]), &matcher(None, &[b.clone(), a.clone()], &[])));
-        assert!(takes_all(&matcher(None, &[any.clone()], &[]), &matcher(None, &[a.clone()], &[])));
-        assert!(takes_all(&matcher(None, &[any.clone()], &[]), &matcher(None, &[named("a", "x+", true)], &[])));
+        assert!(takes_all(&all, &matcher(Some("GET"), &[&a], &[&b])));
+        assert!(takes_all(&matcher(None, &[&a], &[]), &matcher(None, &[&b, &a], &[])));
+        assert!(takes_all(&matcher(None, &[&any], &[]), &matcher(None, &[&a], &[])));
+        assert!(takes_all(&matcher(None, &[&any], &[]), &matcher(None, &[&named("a", "x+", true)], &[])));
         for (one, other) in [
             (matcher(Some("GET"), &[], &[]), all.clone()),
             (matcher(Some("GET"), &[], &[]), matcher(Some("PUT"), &[], &[])),
-            (matcher(None, &[a.clone()], &[]), all.clone()),
-            (matcher(None, &[a.clone()], &[]), matcher(None, &[], &[a.clone()])),
-            (matcher(None, &[a.clone()], &[]), matcher(None, &[any.clone()], &[])),
-            (matcher(None, &[a.clone(), b.clone()], &[]), matcher(None, &[a.clone()], &[])),
-            (matcher(None, &[any], &[]), all),
-            (matcher(None, &[named("a", "x", false)], &[]), matcher(None, &[named("a", "x", true)], &[])),
+            (matcher(None, &[&a], &[]), all.clone()),
+            (matcher(None, &[&a], &[]), matcher(None, &[], &[&a])),
+            (matcher(None, &[&a], &[]), matcher(None, &[&any], &[])),
+            (matcher(None, &[&a, &b], &[]), matcher(None, &[&a], &[])),
+            (matcher(None, &[&any], &[]), all),
+            (matcher(None, &[&named("a", "x", false)], &[]), matcher(None, &[&named("a", "x", true)], &[])),
         ] {
             assert!(!takes_all(&one, &other), "{one:?} {other:?}");
         }
