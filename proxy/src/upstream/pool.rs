@@ -147,9 +147,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The most recently used idle connection to an endpoint, if one is alive and within the cluster's limit.
-    pub fn take(&self, to: &Endpoint, limits: Option<&Breaker>, now: Instant) -> Option<Connected> {
-        self.take_key(Key::of(to), limits, now)
+    /// The most recently used idle connection to an endpoint, if one is alive. Where its cluster limits its connections there has to be
+    /// room for one that another cluster made.
+    pub fn take(&self, to: &Endpoint, breaker: Option<&Breaker>, now: Instant) -> Option<Connected> {
+        self.take_key(Key::of(to), breaker, now)
     }
 
     /// The same for the pod's own application.
@@ -189,12 +190,15 @@ impl Pool {
         lists.get_mut(&key).is_some_and(|list| list.idle.remove(at).is_some())
     }
 
-    fn take_key(&self, key: Key, limits: Option<&Breaker>, now: Instant) -> Option<Connected> {
+    fn take_key(&self, key: Key, breaker: Option<&Breaker>, now: Instant) -> Option<Connected> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&key)?;
-        while let Some(mut entry) = list.idle.pop_back() {
-            if entry.is_usable(now) && limits.is_none_or(|limits| limits.keeps(entry.conn.slot.as_ref())) {
-                return Some(Connected { conn: entry.conn, reused: true });
+        for at in (0..list.idle.len()).rev() {
+            let Some(entry) = list.idle.get_mut(at) else { continue };
+            if !entry.is_usable(now) {
+                list.idle.remove(at);
+            } else if breaker.is_none_or(|breaker| breaker.adopts(&mut entry.conn.slot)) {
+                return list.idle.remove(at).map(|entry| Connected { conn: entry.conn, reused: true });
             }
         }
         None

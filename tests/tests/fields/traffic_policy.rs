@@ -135,7 +135,7 @@ fn check(check: Value) -> [Value; 1] {
 fn after(well: bool) -> Probe {
     let (was, is) = if well { ("not well", "well") } else { ("well", "not well") };
     Probe::new(
-        format!("after 0.6 s in which pod one is {is}, and was {was} before: who answers"),
+        format!("after 0.8 s in which pod one is {is}, and was {was} before: who answers"),
         move |mesh, service| {
             let who = || get("/").pods().see(mesh, service);
             who();
@@ -147,7 +147,7 @@ fn after(well: bool) -> Probe {
                 }
             }
             mesh.well.store(well, SeqCst);
-            sleep(Duration::from_millis(600));
+            sleep(Duration::from_millis(800));
             let seen = who();
             mesh.well.store(true, SeqCst);
             seen

@@ -3,7 +3,13 @@
 
 mod grpc;
 
-use std::{collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,8 +26,8 @@ const GRAIN: Duration = Duration::from_millis(50);
 /// Checks at a time; others have their turn when some of them are done.
 const AT_ONCE: usize = 256;
 
-/// When each endpoint is to be asked next, by the place of its standing and the number of the check.
-type Due = HashMap<(*const Standing, usize), Instant>;
+/// When each endpoint is to be asked next, by the place of its standing and the number of the check, and whether it is being asked.
+type Due = HashMap<(*const Standing, usize), (Instant, Weak<()>)>;
 
 /// Checks for ever.
 pub(super) async fn run(worker: Rc<Worker>) {
@@ -51,25 +57,25 @@ fn look(worker: &Rc<Worker>, cluster: &Arc<Cluster>, due: &Due, next: &mut Due, 
     for endpoint in &set.endpoints {
         for (number, check) in info.checks.iter().enumerate() {
             let key = (Arc::as_ptr(&endpoint.standing), number);
-            let at = due.get(&key).copied().unwrap_or(now);
-            if now < at || Rc::strong_count(under_way) > AT_ONCE {
-                next.insert(key, at);
+            let (at, asking) = due.get(&key).cloned().unwrap_or((now, Weak::new()));
+            // One that takes longer than its interval is not asked again meanwhile.
+            if now < at || asking.strong_count() > 0 || Rc::strong_count(under_way) > AT_ONCE {
+                next.insert(key, (at, asking));
                 continue;
             }
-            // One that takes longer than its interval is not asked again meanwhile.
-            next.insert(key, now + check.interval.max(check.timeout));
-            tokio::task::spawn_local(once(
-                worker.clone(),
-                cluster.clone(),
-                endpoint.clone(),
-                check.clone(),
-                under_way.clone(),
-            ));
+            let asking = Rc::new(());
+            next.insert(key, (now + check.interval, Rc::downgrade(&asking)));
+            let once = once(worker.clone(), cluster.clone(), endpoint.clone(), check.clone());
+            let under_way = under_way.clone();
+            tokio::task::spawn_local(async move {
+                once.await;
+                drop((asking, under_way));
+            });
         }
     }
 }
 
-async fn once(worker: Rc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, check: Check, _under_way: Rc<()>) {
+async fn once(worker: Rc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, check: Check) {
     let asked = timeout(check.timeout, ask(&worker, &cluster.name, &endpoint, &check)).await;
     let (good, why) = match asked {
         Ok(Ok(())) => (true, "answered"),
