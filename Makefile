@@ -55,7 +55,7 @@ test:
 	cargo test --locked --workspace --no-fail-fast
 
 # The tests on a real Kubernetes alone.
-test-cluster: cluster-tools own
+test-cluster: cluster-tools build
 	cargo test --locked -p weir-cluster --no-fail-fast
 
 # A Kubernetes for a person: prints how to reach and how to end it.

@@ -1,12 +1,21 @@
 //! How a command fails: one message, one exit code.
 
-use std::{fmt::Display, process::ExitCode};
+use std::{
+    fmt::{self, Display},
+    process::ExitCode,
+};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
     code: u8,
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 impl Failure {
@@ -27,7 +36,7 @@ impl Failure {
 
     /// Says it, and gives the exit code.
     pub(crate) fn print(&self) -> ExitCode {
-        complain!("weir: {}", self.message);
+        complain!("weir: {self}");
         ExitCode::from(self.code)
     }
 }

@@ -14,8 +14,11 @@ mod demo;
 mod echo;
 mod failure;
 mod inject;
+mod inspect;
 mod load;
+mod samples;
 mod sandbox;
+mod table;
 
 use std::{io, process::ExitCode};
 
@@ -41,6 +44,10 @@ enum Command {
     Inject(inject::Arguments),
     /// Say what can not be done of manifests, or of what a cluster has, with file, line, field and remedy
     Analyze(analyze::Arguments),
+    /// Show what a pod's proxy has in force right now: its ports and destinations, rules, clusters and endpoints
+    ProxyConfig(inspect::proxy_config::Arguments),
+    /// Say which rules and policies act on a Service, a route or a pod, in which order, and what has no effect and why
+    Describe(inspect::describe::Arguments),
     /// Show the version
     Version,
     /// Write a completion script for a shell to standard output
@@ -78,6 +85,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Sandbox(command) => sandbox::run(command),
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Analyze(arguments) => analyze::run(&arguments),
+        Command::ProxyConfig(arguments) => inspect::proxy_config::run(&arguments),
+        Command::Describe(arguments) => inspect::describe::run(&arguments),
         Command::Version => {
             say!("weir {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -208,9 +208,20 @@ fn a_full_disk_is_an_error() {
 
 #[test]
 fn analyze_finds_nothing_in_what_can_be_done() {
-    for folder in [EXAMPLE, "../examples/traffic"] {
-        let said = says(weir(&["analyze", folder]));
-        assert!(said.ends_with(" 0 problems\n"), "{said}");
+    let rollout = |name: &str| format!("../examples/rollout/{name}.yaml");
+    for given in [vec![EXAMPLE], vec!["../examples/traffic"], vec![&rollout("app"), &rollout("route")]] {
+        let said = says(weir(&[&["analyze"], &given[..]].concat()));
+        assert!(said.ends_with(" 0 problems\n"), "{given:?}: {said}");
+    }
+    // Objects of other tools are not ours to judge; what they are for is.
+    for name in ["argo-rollouts", "flagger"] {
+        let output = weir(&["analyze", &rollout(name)]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let problems: Vec<&str> = said.lines().filter(|line| line.contains(".yaml:")).collect();
+        let theirs = |line: &&str| {
+            ["rbac.authorization.k8s.io", "argoproj.io", "flagger.app"].iter().any(|api| line.contains(api))
+        };
+        assert!(!problems.is_empty() && problems.iter().all(theirs), "{name}: {said}");
     }
     // Together they have objects of one name twice.
     assert_eq!(weir(&["analyze", EXAMPLE, "../examples/traffic"]).status.code(), Some(1));
@@ -258,4 +269,34 @@ spec:
     assert_eq!((problems[1]["line"].as_u64(), problems[1]["kind"].as_str()), (Some(10), Some("HTTPRoute")), "{found}");
     assert!(fails(&weir(&["analyze", "/nowhere"]), 2).contains("/nowhere"));
     assert!(!weir(&["analyze"]).status.success(), "something has to be named");
+}
+
+#[test]
+fn flags_are_explained() {
+    let all = says(weir(&["describe", "flags"]));
+    assert!(all.lines().count() > 40 && all.contains("UH     no endpoint of the service is healthy"), "{all}");
+    let several: Value =
+        serde_json::from_str(&says(weir(&["describe", "flag", "uf,URX", "--output", "json"]))).unwrap();
+    assert_eq!((&several[0]["flag"], &several[1]["flag"]), (&"UF".into(), &"URX".into()));
+    assert!(fails(&weir(&["describe", "flag/XX"]), 2).contains("`weir describe flags` lists them all"));
+}
+
+#[test]
+fn what_can_not_be_described_is_said() {
+    for wrong in ["deployment/a", "catalog", "pod/a/b", "service/A", "service/..%2f"] {
+        let said = fails(&weir(&["describe", wrong, "--namespace", "shop", "--sandbox"]), 2);
+        assert!(
+            ["say pod/NAME", "is not the name of an object", "is not POD"].iter().any(|part| said.contains(part)),
+            "{wrong}: {said}"
+        );
+    }
+    assert!(fails(&weir(&["proxy-config", "a", "--namespace=-x"]), 2).contains("is not the name of an object"));
+}
+
+#[test]
+fn without_kubectl_there_is_no_cluster() {
+    for args in [["proxy-config", "a.shop"], ["describe", "service/a"]] {
+        let said = fails(&command(&args).env("PATH", "/nowhere").output().unwrap(), 2);
+        assert!(said.contains("kubectl can not be run") && said.contains("put it into PATH"), "{said}");
+    }
 }

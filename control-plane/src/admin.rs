@@ -5,10 +5,21 @@ use std::{fmt::Write as _, sync::Arc};
 
 use tokio::sync::watch;
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use weir_config::{
+    gateway::{GRPC_ROUTE, HTTP_ROUTE, TCP_ROUTE, TLS_ROUTE},
+    model::{Name, Origin},
+};
 
 use crate::{
     catalog::{Catalog, Start},
+    describe,
     metrics::Metrics,
 };
 
@@ -25,6 +36,7 @@ pub fn router(catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Router {
         .route("/metrics", get(|State(admin): State<Admin>| async move { admin.metrics.render() }))
         .route("/debug/problems", get(problems))
         .route("/debug/resources", get(resources))
+        .route("/debug/describe/{kind}/{namespace}/{name}", get(describe))
         .with_state(Admin { catalog, metrics })
 }
 
@@ -75,4 +87,33 @@ async fn resources(State(admin): State<Admin>) -> String {
         writeln!(text, "{name} version={version} streams={streams}").ok();
     }
     text
+}
+
+/// What is in force for an object, as `weir describe` shows it.
+async fn describe(
+    State(admin): State<Admin>,
+    Path((kind, namespace, name)): Path<(String, String, String)>,
+) -> Response {
+    if admin.catalog.start() != Start::Done {
+        return readiness(&admin.catalog).into_response();
+    }
+    let found = admin.catalog.inspect(|mesh, world, refused| {
+        let name = Name::new(namespace.as_str(), name.as_str());
+        let route = |kind| {
+            let route = describe::route(world, &Origin { kind, name: name.clone() }, refused);
+            route.map(|route| Json(route).into_response())
+        };
+        match kind.as_str() {
+            "service" => describe::service(world, &name, refused).map(|service| Json(service).into_response()),
+            "pod" => describe::pod(mesh, world, &name).map(|pod| Json(pod).into_response()),
+            "httproute" => route(HTTP_ROUTE),
+            "grpcroute" => route(GRPC_ROUTE),
+            "tlsroute" => route(TLS_ROUTE),
+            "tcproute" => route(TCP_ROUTE),
+            _ => None,
+        }
+    });
+    found.unwrap_or_else(|| {
+        (StatusCode::NOT_FOUND, format!("the control plane knows no {kind} {namespace}/{name}\n")).into_response()
+    })
 }

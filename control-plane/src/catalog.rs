@@ -20,6 +20,7 @@ use weir_xds::{
 
 use crate::{
     auth::{Caller, Callers, Refused},
+    describe,
     metrics::Metrics,
     policy,
     source::{Batch, Change},
@@ -274,6 +275,14 @@ impl Catalog {
     /// Looks at everything that is there.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&World) -> T) -> T {
         at(&self.lock().world)
+    }
+
+    /// Looks at everything that is there, and at what is refused and so is not.
+    pub(crate) fn inspect<T>(&self, at: impl FnOnce(&Mesh, &World, &[describe::Refused]) -> T) -> T {
+        let state = self.lock();
+        let refused: Vec<describe::Refused> =
+            state.problems.values().flatten().filter_map(describe::Refused::of).collect();
+        at(&self.mesh, &state.world, &refused)
     }
 
     /// Tells when something may have changed.

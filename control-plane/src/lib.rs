@@ -9,9 +9,11 @@
 //! any number of replicas answer alike and a restart resends nothing.
 
 pub mod admin;
+pub mod ask;
 pub mod auth;
 pub mod ca;
 pub mod catalog;
+pub mod describe;
 mod kubernetes;
 pub use kubernetes::{Remove, remove};
 pub mod metrics;
@@ -20,6 +22,7 @@ pub mod serve;
 pub mod settings;
 pub mod source;
 pub mod translate;
+mod verdict;
 pub mod world;
 
 use std::{sync::Arc, time::Duration};

@@ -7,7 +7,12 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use weir_control::{ControlPlane, Remove, remove, settings::Settings};
+use weir_control::{
+    ControlPlane, Remove,
+    ask::{Ask, ask},
+    remove,
+    settings::Settings,
+};
 
 /// The command line is wrong.
 const USAGE: u8 = 2;
@@ -15,11 +20,22 @@ const USAGE: u8 = 2;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|first| first == "remove") {
-        return match Remove::try_parse_from(std::env::args_os().skip(1)) {
-            Ok(settings) => ended(remove(settings)),
-            Err(error) => unusable(&error),
-        };
+    let first = std::env::args_os().nth(1);
+    let rest = || std::env::args_os().skip(1);
+    match first.as_ref().and_then(|first| first.to_str()) {
+        Some("remove") => {
+            return match Remove::try_parse_from(rest()) {
+                Ok(settings) => ended(remove(settings)),
+                Err(error) => unusable(&error),
+            };
+        }
+        Some("admin") => {
+            return match Ask::try_parse_from(rest()) {
+                Ok(question) => ended(ask(question)),
+                Err(error) => unusable(&error),
+            };
+        }
+        _ => {}
     }
     let settings = match Settings::try_parse() {
         Ok(settings) => settings,

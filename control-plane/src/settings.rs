@@ -10,6 +10,11 @@ use weir_mesh::{TrustDomain, identity::is_name, names};
 
 use crate::ca::{MAX_TTL, MIN_TTL};
 
+/// Where the admin server listens, where nothing else is said.
+pub const ADMIN: &str = "127.0.0.1:15014";
+/// Says the same by the environment, for all programs of a container alike.
+pub const ADMIN_VARIABLE: &str = "WEIR_ADMIN";
+
 /// Weir's control plane: tells proxies where services are and which rules hold, and gives them certificates.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "weir-control", version)]
@@ -33,7 +38,7 @@ pub struct Settings {
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
     /// Address of /healthz, /metrics and /debug, in plaintext. Keep it on loopback or behind a policy.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:15014")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = ADMIN, env = ADMIN_VARIABLE)]
     pub admin: SocketAddr,
     /// Address of /healthz (ready to answer proxies) and /livez (alive), in plaintext, for the kubelet.
     #[arg(long, value_name = "ADDR:PORT")]

@@ -48,6 +48,26 @@ pub struct Target<'a> {
     pub workload: Option<&'a Workload>,
 }
 
+/// What the rules of a service's port come to, for callers of one namespace.
+#[derive(Debug)]
+pub struct Ruling<'a> {
+    /// The rules that they follow.
+    pub sets: Vec<&'a RouteSet>,
+    /// Rules that have no effect.
+    pub aside: Vec<(&'a RouteSet, Aside<'a>)>,
+}
+
+/// Why rules have no effect on a port.
+#[derive(Debug, Clone, Copy)]
+pub enum Aside<'a> {
+    /// They have no meaning for what it speaks.
+    Unsuited,
+    /// The callers' namespace has rules of its own, such as these.
+    Replaced(&'a RouteSet),
+    /// Rules of a kind that goes before, such as these.
+    Behind(&'a RouteSet),
+}
+
 /// Everything that is there.
 #[derive(Debug, Default)]
 pub struct World {
@@ -392,6 +412,11 @@ impl World {
         labelled.chain(self.meshed_in.keys().cloned()).collect()
     }
 
+    /// True where new pods of a namespace get our proxy.
+    pub fn is_injected(&self, namespace: &str) -> bool {
+        self.namespaces.get(&Name::new("", namespace)).is_some_and(|namespace| namespace.injected)
+    }
+
     /// The rules of an object.
     pub fn route(&self, origin: &Origin) -> Option<&RouteSet> {
         self.routes.get(origin)
@@ -445,27 +470,50 @@ impl World {
     /// The rules that callers of a namespace follow on a port of a service: those of the callers' namespace if it has some, else those
     /// of the service's own; of these the ones of the first level, and none that have no meaning for what the port speaks.
     pub fn routes_of(&self, service: &Service, port: &ServicePort, caller: Option<&str>) -> Vec<&RouteSet> {
+        self.ruling(service, port, caller).sets
+    }
+
+    /// The same, with what is for this port and these callers and has no effect.
+    pub fn ruling(&self, service: &Service, port: &ServicePort, caller: Option<&str>) -> Ruling<'_> {
         let protocol = self.service_protocol(service, port);
-        let of = |audience: Option<&str>| -> Vec<&RouteSet> {
-            all(&self.routes_for, &service.name)
-                .filter_map(|origin| self.routes.get(origin))
-                .filter(|set| set.audience(&service.name).map(|namespace| &**namespace) == audience)
-                .filter(|set| set.is_for(&service.name, port.number) && set.rules.level().suits(protocol))
-                .collect()
-        };
-        let mut sets = caller.map(|caller| of(Some(caller))).unwrap_or_default();
-        if sets.is_empty() {
-            sets = of(None);
+        let (mut callers, mut owners, mut aside) = (Vec::new(), Vec::new(), Vec::new());
+        for set in self.routes_for(&service.name).filter(|set| set.is_for(&service.name, port.number)) {
+            let audience = set.audience(&service.name).map(|namespace| &**namespace);
+            if audience.is_some() && audience != caller {
+                continue;
+            }
+            if !set.rules.level().suits(protocol) {
+                aside.push((set, Aside::Unsuited));
+            } else if audience.is_some() {
+                callers.push(set);
+            } else {
+                owners.push(set);
+            }
         }
-        let first = sets.iter().map(|set| set.rules.level()).min();
-        sets.retain(|set| Some(set.rules.level()) == first);
-        sets
+        let sets = match callers.first().copied() {
+            Some(first) => {
+                aside.extend(owners.into_iter().map(|set| (set, Aside::Replaced(first))));
+                callers
+            }
+            None => owners,
+        };
+        let first = sets.iter().copied().min_by_key(|set| set.rules.level());
+        let (sets, behind): (Vec<&RouteSet>, Vec<&RouteSet>) =
+            sets.into_iter().partition(|set| first.is_some_and(|first| first.rules.level() == set.rules.level()));
+        if let Some(first) = first {
+            aside.extend(behind.into_iter().map(|set| (set, Aside::Behind(first))));
+        }
+        Ruling { sets, aside }
+    }
+
+    /// All rules that name a service.
+    pub fn routes_for(&self, service: &Name) -> impl Iterator<Item = &RouteSet> {
+        all(&self.routes_for, service).filter_map(|origin| self.routes.get(origin))
     }
 
     /// Namespaces whose callers follow rules of their own to a service.
     pub fn audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
-        let sets = all(&self.routes_for, service).filter_map(|origin| self.routes.get(origin));
-        sets.filter_map(|set| set.audience(service)).collect()
+        self.routes_for(service).filter_map(|set| set.audience(service)).collect()
     }
 
     /// The service that something is sent to, where it can be.
@@ -481,7 +529,7 @@ impl World {
     }
 
     /// Policies of a service for callers of a namespace: of theirs first, then the older ones.
-    fn policies_of(&self, service: &Name, caller: Option<&str>) -> Vec<&ServicePolicy> {
+    pub fn policies_of(&self, service: &Name, caller: Option<&str>) -> Vec<&ServicePolicy> {
         let sets = all(&self.services_under, service).filter_map(|origin| self.traffic.get(origin));
         let mut policies: Vec<&ServicePolicy> = sets
             .flat_map(|set| &set.services)
@@ -500,17 +548,23 @@ impl World {
         policies.iter().fold(UpstreamRules::default(), |rules, policy| rules.or(policy.of(port)))
     }
 
-    /// What is done to requests of these kinds, the more special one first.
-    pub fn request_rules(&self, of: &[RequestsOf]) -> RequestRules {
-        let mut rules = RequestRules::default();
+    /// Policies of requests of these kinds: of the more special kind first, then the older ones.
+    pub fn request_policies(&self, of: &[RequestsOf]) -> Vec<&RequestPolicy> {
+        let mut all_policies = Vec::new();
         for of in of {
             let sets = all(&self.requests_under, of).filter_map(|origin| self.traffic.get(origin));
             let mut policies: Vec<&RequestPolicy> =
                 sets.flat_map(|set| &set.requests).filter(|policy| policy.of == *of).collect();
             policies.sort_by_key(|policy| (policy.created.is_empty(), &policy.created, &policy.origin));
-            rules = policies.iter().fold(rules, |rules, policy| rules.or(&policy.rules));
+            all_policies.append(&mut policies);
         }
-        rules
+        all_policies
+    }
+
+    /// What is done to requests of these kinds.
+    pub fn request_rules(&self, of: &[RequestsOf]) -> RequestRules {
+        let policies = self.request_policies(of);
+        policies.iter().fold(RequestRules::default(), |rules, policy| rules.or(&policy.rules))
     }
 
     /// Namespaces whose callers have policies of their own for a service.
@@ -522,8 +576,8 @@ impl World {
 
     /// The same of all services that rules of a service send to, as far as requests carry the key of an endpoint.
     pub fn hash_audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
-        let sets = all(&self.routes_for, service).filter_map(|origin| self.routes.get(origin));
-        let targets = sets.flat_map(|set| set.rules.targets()).map(|(_, _, target)| &target.service);
+        let targets =
+            self.routes_for(service).flat_map(|set| set.rules.targets()).map(|(_, _, target)| &target.service);
         targets.chain([service]).flat_map(|service| self.policy_audiences(service)).collect()
     }
 

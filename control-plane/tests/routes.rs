@@ -22,8 +22,8 @@ use weir_xds::{
         protobuf::Duration,
         route::{
             RedirectAction, Route, RouteAction, RouteConfiguration, redirect_action::PathRewriteSpecifier,
-            redirect_action::SchemeRewriteSpecifier, route::Action, route_action::HostRewriteSpecifier,
-            route_match::PathSpecifier,
+            redirect_action::SchemeRewriteSpecifier, route::Action, route_action::ClusterSpecifier,
+            route_action::HostRewriteSpecifier, route_match::PathSpecifier,
         },
         stateful_session::{StatefulSessionPerRoute, stateful_session_per_route::Override},
         tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier as TcpSpecifier},
@@ -180,12 +180,15 @@ fn a_time_out_is_what_was_said_or_none_at_all() {
 fn retries_in_envoys_words() {
     let text = "retry: {codes: [500, 503], attempts: 4, backoff: 100ms}\n    backendRefs: [{name: v1, port: 80}]";
     let policy = Shop::new(&rule(text)).forward().retry_policy.unwrap();
-    assert_eq!(policy.retry_on, "connect-failure,refused-stream,retriable-status-codes");
+    assert_eq!(policy.retry_on, "connect-failure,refused-stream,reset,retriable-status-codes");
     assert_eq!((policy.retriable_status_codes, policy.num_retries.unwrap().value), (vec![500, 503], 4));
     let pause = policy.retry_back_off.unwrap();
     assert_eq!((seconds(pause.base_interval.as_ref()), seconds(pause.max_interval.as_ref())), (Some(0.1), Some(1.0)));
     let policy = Shop::new(&rule("retry: {}\n    backendRefs: [{name: v1, port: 80}]")).forward().retry_policy.unwrap();
-    assert_eq!((policy.retry_on.as_str(), policy.num_retries.unwrap().value), ("connect-failure,refused-stream", 2));
+    assert_eq!(
+        (policy.retry_on.as_str(), policy.num_retries.unwrap().value),
+        ("connect-failure,refused-stream,reset", 2)
+    );
 }
 
 #[test]
@@ -301,6 +304,21 @@ fn pages_and_sessions() {
     let cookie = CookieBasedSessionState::decode(state.value.as_slice()).unwrap().cookie.unwrap();
     assert_eq!((cookie.path.as_str(), seconds(cookie.ttl.as_ref())), ("/cart", Some(3600.0)));
     assert!(cookie.name.starts_with("weir-session-"), "{cookie:?}");
+}
+
+/// A session stays where it began, also when that has no weight any more; without sessions nobody has to hear of it.
+#[test]
+fn backends_without_a_weight_are_told_for_sessions_alone() {
+    let backends = "backendRefs: [{name: v1, port: 80, weight: 0}, {name: v2, port: 80, weight: 1}, {name: nobody, port: 80, weight: 0}]";
+    let told = |text: &str| match Shop::new(&rule(text)).forward().cluster_specifier.unwrap() {
+        ClusterSpecifier::Cluster(cluster) => vec![(cluster, 1)],
+        ClusterSpecifier::WeightedClusters(weighted) => {
+            weighted.clusters.into_iter().map(|share| (share.name, share.weight.unwrap().value)).collect()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(backends), [(cluster("v2"), 1)]);
+    assert_eq!(told(&format!("sessionPersistence: {{}}\n    {backends}")), [(cluster("v2"), 1), (cluster("v1"), 0)]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ targets! {
     http1_request http1_response http1_chunks http2_server http2_client http2_head path authority header_edits first_bytes
     client_hello
     xds_wire xds_resources resource_names manifests objects translation access_rules
+    shadowed_rules
     identity csr token annotations capture netlink_rule cni_stdin cni_conflist cni_note
     admission_review injection dns
 }

@@ -1,6 +1,6 @@
 //! The proxy's command line.
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use weir_proxy::{admin, app, settings::Settings, telemetry::log};
@@ -26,12 +26,24 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         timeout: u64,
     },
+    /// Print a page of the admin port of the proxy in this pod; /help lists them.
+    Admin {
+        /// Such as /config_dump.
+        path: String,
+    },
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Wait { timeout } => match admin::wait(Duration::from_secs(timeout)) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => failed(1, &reason),
+        },
+        Command::Admin { path } => match admin::ask::page(&path) {
+            Ok(page) => match std::io::stdout().write_all(&page) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(1, &format!("standard output: {error}")),
+            },
             Err(reason) => failed(1, &reason),
         },
         Command::Run => {

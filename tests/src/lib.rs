@@ -54,6 +54,13 @@ pub fn is_root() -> bool {
     false
 }
 
+/// Runs a test with so many workers in each proxy, one number after the other.
+pub fn each_with(workers: &[usize], test: impl Fn(usize)) {
+    if is_root() {
+        workers.iter().for_each(|workers| test(*workers));
+    }
+}
+
 /// Waits until `condition` gives something.
 pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     until_within(PATIENCE, what, condition)

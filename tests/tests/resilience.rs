@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::json;
-use weir_tests::{App, Flow, Patched, Pod, PodSpec, Response, World, app::Request, at, is_root, until};
+use weir_tests::{App, Flow, Patched, Pod, PodSpec, Response, World, app::Request, at, each_with, until};
 use weir_xds::envoy::{
     self, cluster,
     protobuf::{self, UInt32Value},
@@ -106,12 +106,6 @@ impl Shop {
     }
 }
 
-fn each_with(workers: &[usize], test: impl Fn(usize)) {
-    if is_root() {
-        workers.iter().for_each(|workers| test(*workers));
-    }
-}
-
 fn milliseconds(number: u64) -> Option<protobuf::Duration> {
     let time = Duration::from_millis(number);
     Some(protobuf::Duration {
@@ -199,7 +193,7 @@ fn what_fails_is_asked_of_another_server_where_the_rule_says_so() {
 /// Everything fails: so often and no more, with the last answer for the caller, and flags that say it.
 #[test]
 fn retries_have_an_end_and_a_pause() {
-    each_with(&[1], |workers| {
+    each_with(&[1, 4], |workers| {
         let shop = Shop::new("end", 1, workers, first_fails);
         shop.action(|action| {
             let pauses =
@@ -254,7 +248,7 @@ fn time_that_the_rule_gives_ends_the_request() {
             _ => say(stream, 200, "", "ok"),
         }
     }
-    each_with(&[1], |workers| {
+    each_with(&[1, 4], |workers| {
         let shop = Shop::new("time", 1, workers, slow);
         let in_time = |work: &dyn Fn()| {
             let start = Instant::now();
@@ -286,7 +280,7 @@ fn other_paths_and_hosts_arrive_and_redirects_name_them() {
     fn echo(_: usize, request: &Request, stream: &mut TcpStream) -> std::io::Result<Flow> {
         say(stream, 200, "", &request.head)
     }
-    each_with(&[1], |workers| {
+    each_with(&[1, 4], |workers| {
         let shop = Shop::new("rewrite", 1, workers, echo);
         shop.action(|action| {
             action.prefix_rewrite = "/new/".into();
@@ -317,7 +311,7 @@ fn other_paths_and_hosts_arrive_and_redirects_name_them() {
 /// What a proxy does not understand it refuses by name, and what was in force stays.
 #[test]
 fn what_is_not_understood_is_refused_by_name() {
-    each_with(&[1], |workers| {
+    each_with(&[1, 4], |workers| {
         let shop = Shop::new("refused", 1, workers, first_fails);
         shop.patched.routes(|routes| {
             for route in &mut routes.virtual_hosts[0].routes {
@@ -433,7 +427,7 @@ fn percent(numerator: u32) -> Option<envoy::kinds::FractionalPercent> {
 
 #[test]
 fn injected_faults_come_by_percent_and_say_what_they_are() {
-    each_with(&[1], |workers| {
+    each_with(&[1, 4], |workers| {
         let shop = Shop::new("faults", 1, workers, first_fails);
         let inject = |delay: u32, abort: u32| {
             shop.rule(move |route| {
@@ -591,7 +585,7 @@ fn keys_meet_one_server_and_sessions_stay() {
 
 #[test]
 fn a_browser_is_answered_and_limits_of_a_route_hold() {
-    each_with(&[1], |workers| {
+    each_with(&[1, 4], |workers| {
         let shop = Shop::new("edge", 1, workers, first_fails);
         shop.rule(|route| {
             let matcher = envoy::matcher::StringMatcher {

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde_json::{Value, json};
-use weir_tests::{App, Load, Pod, PodSpec, World, at, is_root, until};
+use weir_tests::{App, Load, Pod, PodSpec, World, at, each_with, until};
 
 /// Two pods of v1, one of v2, and a Service for each version and one for both.
 struct Shop {
@@ -59,12 +59,6 @@ impl Shop {
 
     fn wait_for_share(&self, v2: std::ops::RangeInclusive<usize>) {
         until("the new weights", || v2.contains(self.share(20).get("v2-a").unwrap_or(&0)).then_some(()));
-    }
-}
-
-fn each_with(workers: &[usize], test: impl Fn(usize)) {
-    if is_root() {
-        workers.iter().for_each(|workers| test(*workers));
     }
 }
 

@@ -16,9 +16,9 @@ use h2::server;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use weir_tests::{
-    Pod, PodSpec, World, at,
+    Pod, PodSpec, World, at, each_with,
     http2::{H2App, H2Client, Reply, grpc, run},
-    is_root, until,
+    until,
 };
 
 /// What a server got: path, host, length of the body.
@@ -147,31 +147,27 @@ fn backends(names: &[&str]) -> Value {
 
 #[test]
 fn paths_hosts_and_places_are_those_of_the_rule() {
-    if !is_root() {
-        return;
-    }
-    let mesh = Mesh::new("h2-rewrite", 1);
-    mesh.rule(json!({"matches": [{"path": {"value": "/a"}}], "backendRefs": backends(&["one"]), "filters": [
+    each_with(&[1, 4], |workers| {
+        let mesh = Mesh::new("h2-rewrite", workers);
+        mesh.rule(json!({"matches": [{"path": {"value": "/a"}}], "backendRefs": backends(&["one"]), "filters": [
         {"type": "URLRewrite", "urlRewrite": {"hostname": "in.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}]}));
-    until("the path is another", || {
-        mesh.get("/a/c?d=1", &[]);
-        (!mesh.came("/b/c?d=1").is_empty()).then_some(())
-    });
-    assert_eq!(mesh.came("/b/c?d=1")[0].0, "in.example");
-    mesh.rule(json!({"matches": [{"path": {"value": "/x"}}], "filters": [{"type": "RequestRedirect", "requestRedirect": {
+        until("the path is another", || {
+            mesh.get("/a/c?d=1", &[]);
+            (!mesh.came("/b/c?d=1").is_empty()).then_some(())
+        });
+        assert_eq!(mesh.came("/b/c?d=1")[0].0, "in.example");
+        mesh.rule(json!({"matches": [{"path": {"value": "/x"}}], "filters": [{"type": "RequestRedirect", "requestRedirect": {
         "hostname": "a.example", "statusCode": 308, "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/z"}}}]}));
-    let reply =
-        until("the caller is told another place", || mesh.get("/x/y?q=1", &[]).filter(|reply| reply.status == 308));
-    assert_eq!(reply.header("location"), Some("http://a.example/z/y?q=1"));
-    assert!(reply.body.is_empty());
+        let reply =
+            until("the caller is told another place", || mesh.get("/x/y?q=1", &[]).filter(|reply| reply.status == 308));
+        assert_eq!(reply.header("location"), Some("http://a.example/z/y?q=1"));
+        assert!(reply.body.is_empty());
+    });
 }
 
 #[test]
 fn what_fails_is_asked_of_another_and_what_is_late_ends() {
-    for workers in [1, 4] {
-        if !is_root() {
-            return;
-        }
+    each_with(&[1, 4], |workers| {
         let mesh = Mesh::new("h2-retry", workers);
         let retries = |codes: Value| json!({"backendRefs": backends(&["all"]), "retry": {"codes": codes, "attempts": 3, "backoff": "1ms"}});
         let at = |name| {
@@ -196,119 +192,116 @@ fn what_fails_is_asked_of_another_and_what_is_late_ends() {
         let late =
             until("and so does a call", || mesh.call(&[("x-slow", "1")]).filter(|reply| reply.grpc() == Some(4)));
         assert_eq!(late.status, 200);
-    }
+    });
 }
 
 #[test]
 fn copies_go_out_and_nobody_waits_for_them() {
-    if !is_root() {
-        return;
-    }
-    let mesh = Mesh::new("h2-mirror", 1);
-    mesh.rule(json!({"backendRefs": backends(&["one"]), "filters": [
+    each_with(&[1, 4], |workers| {
+        let mesh = Mesh::new("h2-mirror", workers);
+        mesh.rule(json!({"backendRefs": backends(&["one"]), "filters": [
         {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "two", "port": 80}}}]}));
-    let mut number = 0;
-    until("copies come", || {
-        number += 1;
-        let path = format!("/copied/{number}");
-        let reply = mesh.post(&path, b"some body")?;
-        assert_eq!(reply.status, 200);
-        // Without the rule one of both answers alone.
-        let came = |got: &Got| got.lock().unwrap().iter().any(|(came, _, length)| *came == path && *length == 9);
-        let end = Instant::now() + Duration::from_secs(1);
-        while !mesh.got.iter().all(came) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        (mesh.got.iter().all(came) && reply.header("x-pod") == Some("one")).then_some(())
+        let mut number = 0;
+        until("copies come", || {
+            number += 1;
+            let path = format!("/copied/{number}");
+            let reply = mesh.post(&path, b"some body")?;
+            assert_eq!(reply.status, 200);
+            // Without the rule one of both answers alone.
+            let came = |got: &Got| got.lock().unwrap().iter().any(|(came, _, length)| *came == path && *length == 9);
+            let end = Instant::now() + Duration::from_secs(1);
+            while !mesh.got.iter().all(came) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            (mesh.got.iter().all(came) && reply.header("x-pod") == Some("one")).then_some(())
+        });
+        let start = Instant::now();
+        assert_eq!(mesh.get("/", &[]).unwrap().status, 200);
+        assert!(start.elapsed() < Duration::from_secs(1));
     });
-    let start = Instant::now();
-    assert_eq!(mesh.get("/", &[]).unwrap().status, 200);
-    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[test]
 fn policies_make_faults_and_bound_requests() {
-    if !is_root() {
-        return;
-    }
-    let mesh = Mesh::new("h2-policy", 1);
-    let policy = |key: &str, value: Value| {
-        mesh.policy(
-            "weir.dev/v1alpha1",
-            "TrafficPolicy",
-            json!({"targetRefs": [{"group": "", "kind": "Service", "name": "all"}], key: value}),
-        );
-    };
-    policy("fault", json!({"abort": {"grpcStatus": 8}}));
-    let reply = until("calls fail", || mesh.call(&[]).filter(|reply| reply.grpc() == Some(8)));
-    assert_eq!(reply.status, 200);
-    assert_eq!(mesh.get("/", &[]).unwrap().status, 429, "what stands for it in HTTP");
-    policy("limits", json!({"requestBodyBytes": 10}));
-    until("bodies are too large", || mesh.post("/", b"12345678901").filter(|reply| reply.status == 413));
-    assert_eq!(mesh.post("/", b"1234567890").unwrap().status, 200);
-    policy("rateLimit", json!({"requests": 1, "interval": "1h"}));
-    until("requests are too many", || mesh.get("/", &[]).filter(|reply| reply.status == 429));
+    each_with(&[1, 4], |workers| {
+        let mesh = Mesh::new("h2-policy", workers);
+        let policy = |key: &str, value: Value| {
+            mesh.policy(
+                "weir.dev/v1alpha1",
+                "TrafficPolicy",
+                json!({"targetRefs": [{"group": "", "kind": "Service", "name": "all"}], key: value}),
+            );
+        };
+        policy("fault", json!({"abort": {"grpcStatus": 8}}));
+        let reply = until("calls fail", || mesh.call(&[]).filter(|reply| reply.grpc() == Some(8)));
+        assert_eq!(reply.status, 200);
+        assert_eq!(mesh.get("/", &[]).unwrap().status, 429, "what stands for it in HTTP");
+        policy("limits", json!({"requestBodyBytes": 10}));
+        until("bodies are too large", || mesh.post("/", b"12345678901").filter(|reply| reply.status == 413));
+        assert_eq!(mesh.post("/", b"1234567890").unwrap().status, 200);
+        policy("rateLimit", json!({"requests": 1, "interval": "1h"}));
+        until("requests are too many", || mesh.get("/", &[]).filter(|reply| reply.status == 429));
+    });
 }
 
 #[test]
 fn health_is_asked_by_grpc() {
-    if !is_root() {
-        return;
-    }
-    let mesh = Mesh::new("h2-health", 1);
-    mesh.policy(
+    each_with(&[1, 4], |workers| {
+        let mesh = Mesh::new("h2-health", workers);
+        mesh.policy(
         "weir.dev/v1alpha1",
         "TrafficPolicy",
         json!({"targetRefs": [{"group": "", "kind": "Service", "name": "all"}], "healthChecks": [
             {"type": "GRPC", "grpc": {"service": "a.S"}, "interval": "100ms", "timeout": "1s", "unhealthyThreshold": 2}]}),
     );
-    until("both are asked", || {
-        mesh.get("/", &[]);
-        let asked =
-            |got: &Got| got.lock().unwrap().iter().any(|(path, _, length)| path.ends_with("/Check") && *length == 10);
-        mesh.got.iter().all(asked).then_some(())
+        until("both are asked", || {
+            mesh.get("/", &[]);
+            let asked = |got: &Got| {
+                got.lock().unwrap().iter().any(|(path, _, length)| path.ends_with("/Check") && *length == 10)
+            };
+            mesh.got.iter().all(asked).then_some(())
+        });
+        mesh.sick.store(true, SeqCst);
+        let by_one =
+            || (0..20).filter(|_| mesh.get("/", &[]).is_some_and(|reply| reply.header("x-pod") == Some("one"))).count();
+        until("one does not serve", || (by_one() == 0).then_some(()));
+        mesh.sick.store(false, SeqCst);
+        until("and serves again", || (by_one() > 0).then_some(()));
     });
-    mesh.sick.store(true, SeqCst);
-    let by_one =
-        || (0..20).filter(|_| mesh.get("/", &[]).is_some_and(|reply| reply.header("x-pod") == Some("one"))).count();
-    until("one does not serve", || (by_one() == 0).then_some(()));
-    mesh.sick.store(false, SeqCst);
-    until("and serves again", || (by_one() > 0).then_some(()));
 }
 
 /// One connection to the Service, and as many requests on it as there are.
 #[test]
 fn limited_connections_are_shared() {
-    if !is_root() {
-        return;
-    }
-    let mesh = Mesh::new("h2-limits", 1);
-    mesh.rule(json!({"backendRefs": backends(&["one"])}));
-    mesh.policy(
+    each_with(&[1, 4], |workers| {
+        let mesh = Mesh::new("h2-limits", workers);
+        mesh.rule(json!({"backendRefs": backends(&["one"])}));
+        mesh.policy(
         "networking.istio.io/v1",
         "DestinationRule",
         json!({"host": "one.shop.svc.cluster.local", "trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": 1}}}}),
     );
-    until("the rules are in force", || {
-        mesh.get("/", &[]).filter(|reply| reply.header("x-pod") == Some("one"))?;
-        mesh.client.admin("/config_dump").contains("maxConnections").then_some(()).or(Some(()))
-    });
-    let failed = AtomicUsize::new(0);
-    run(async {
-        let mut clients = Vec::new();
-        for _ in 0..4 {
-            clients.push(H2Client::connect(&mesh.client.netns, mesh.all).await.unwrap());
-        }
-        for _ in 0..10 {
-            let calls = clients
-                .iter_mut()
-                .map(|client| client.ask(Request::get("http://all/").body(()).unwrap(), Bytes::new()));
-            for call in calls.collect::<Vec<_>>() {
-                if !call.await.is_ok_and(|reply| reply.status == 200) {
-                    failed.fetch_add(1, SeqCst);
+        until("the rules are in force", || {
+            mesh.get("/", &[]).filter(|reply| reply.header("x-pod") == Some("one"))?;
+            mesh.client.admin("/config_dump").contains("maxConnections").then_some(()).or(Some(()))
+        });
+        let failed = AtomicUsize::new(0);
+        run(async {
+            let mut clients = Vec::new();
+            for _ in 0..4 {
+                clients.push(H2Client::connect(&mesh.client.netns, mesh.all).await.unwrap());
+            }
+            for _ in 0..10 {
+                let calls = clients
+                    .iter_mut()
+                    .map(|client| client.ask(Request::get("http://all/").body(()).unwrap(), Bytes::new()));
+                for call in calls.collect::<Vec<_>>() {
+                    if !call.await.is_ok_and(|reply| reply.status == 200) {
+                        failed.fetch_add(1, SeqCst);
+                    }
                 }
             }
-        }
+        });
+        assert_eq!(failed.load(SeqCst), 0);
     });
-    assert_eq!(failed.load(SeqCst), 0);
 }

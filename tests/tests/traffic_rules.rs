@@ -18,8 +18,8 @@ use weir_tests::{App, Pod, PodSpec, World, at, http::Response, is_root, until};
 /// Services `all`, `one` and `two` in front of pods `one` and `two`; `all` has both.
 struct Mesh {
     client: Pod,
-    _servers: [Pod; 2],
-    _apps: Vec<App>,
+    servers: [Pod; 2],
+    apps: Vec<App>,
     /// HTTP on port 80 of Service `all`.
     http: SocketAddr,
     /// Streams on its port 70.
@@ -58,7 +58,7 @@ impl Mesh {
         }
         let client = world.pod(PodSpec::new("client").workers(workers));
         servers.iter().for_each(Pod::wait_ready);
-        Self { client, _servers: servers, _apps: apps, http: at(all, 80), stream: at(all, 70), any: at(all, 71), world }
+        Self { client, servers, apps, http: at(all, 80), stream: at(all, 70), any: at(all, 71), world }
     }
 
     /// A route of this kind on Service `all`.
@@ -180,12 +180,14 @@ fn streams_of_tls_go_where_their_server_is() {
     };
     tls("exact", json!(["a.example"]), "one");
     tls("below", json!(["*.example", "*.b.example"]), "two");
+    let wanted =
+        [("a.example", Some("one")), ("x.example", Some("two")), ("x.y.b.example", Some("two")), ("other.test", None)];
+    // Without any rule every name is answered, by either.
     until("the names are in force", || {
-        (mesh.who(mesh.any, &hello("a.example")).as_deref() == Some("one")).then_some(())
+        let as_wanted = |(name, who): &(&str, Option<&str>)| mesh.who(mesh.any, &hello(name)).as_deref() == *who;
+        wanted.iter().rev().all(as_wanted).then_some(())
     });
-    for (name, who) in
-        [("a.example", Some("one")), ("x.example", Some("two")), ("x.y.b.example", Some("two")), ("other.test", None)]
-    {
+    for (name, who) in wanted {
         for _ in 0..4 {
             assert_eq!(mesh.who(mesh.any, &hello(name)).as_deref(), who, "{name}");
         }
@@ -358,6 +360,81 @@ fn callers_meet_one_server_by_a_key_or_a_session() {
     let cookie = first.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
     let server = first.header("x-pod").unwrap();
     assert!((0..8).all(|_| of(&format!("cookie: {cookie}")).as_deref() == Some(server)));
+}
+
+/// As GEP-1619 asks: weights are for new sessions. So a version that gets no more of them can be taken away once its sessions have ended.
+#[test]
+fn a_session_stays_with_a_backend_that_has_no_weight_any_more() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::new("drained", 1);
+    let weights = |one, two, session: Value| {
+        let mark = json!([{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "x-rule", "value": format!("{one}/{two}/{session}")}]}}]);
+        mesh.rule(json!({"filters": mark, "sessionPersistence": session, "backendRefs": backends(&[("one", one), ("two", two)], 80)}));
+        until("the weights are in force", || {
+            let answer = mesh.get("/");
+            (answer.header("x-rule") == Some(&format!("{one}/{two}/{session}"))).then_some(())
+        });
+    };
+    let ask = |header: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{header}\r\n");
+        mesh.client.connect(mesh.http).ask(&request).unwrap()
+    };
+    for (kind, name) in [("Cookie", "set-cookie"), ("Header", "x-session")] {
+        let session = json!({"sessionName": "x-session", "type": kind});
+        weights(1, 0, session.clone());
+        let first = ask("");
+        assert_eq!((first.status, first.header("x-pod")), (200, Some("one")), "{first:?}");
+        let token = first.header(name).unwrap().split(';').next().unwrap().to_owned();
+        let kept = if kind == "Cookie" { format!("cookie: {token}\r\n") } else { format!("x-session: {token}\r\n") };
+        weights(0, 1, session);
+        for _ in 0..8 {
+            assert_eq!(ask(&kept).header("x-pod"), Some("one"), "the session stays, {kind}");
+            assert_eq!(ask("").header("x-pod"), Some("two"), "new ones begin elsewhere, {kind}");
+        }
+        // Its end is that of the pod: the next request begins a new one, and does not fail.
+        mesh.servers[0].set_ready(false);
+        until("the session goes on elsewhere", || {
+            let answer = ask(&kept);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            (answer.header("x-pod") == Some("two")).then(|| assert!(answer.header(name).is_some(), "{answer:?}"))
+        });
+        mesh.servers[0].set_ready(true);
+        until("it is back", || (ask(&kept).header("x-pod") == Some("one")).then_some(()));
+    }
+}
+
+/// A pod that ends stays known as long as its Service has no other, though its application takes nothing more.
+#[test]
+fn a_session_of_an_application_that_refuses_goes_where_the_weights_are() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::new("refuses", 1);
+    let weights = |one: u32, two: u32| {
+        let backends = backends(&[("one", one), ("two", two)], 80);
+        mesh.rule(
+            json!({"sessionPersistence": {"sessionName": "x-session", "type": "Header"}, "backendRefs": backends}),
+        );
+        let who = if one > 0 { "one" } else { "two" };
+        until("the weights are in force", || (mesh.get("/").header("x-pod") == Some(who)).then_some(()));
+    };
+    weights(1, 0);
+    let token = until("a session begins", || mesh.get("/").header("x-session").map(str::to_owned));
+    weights(0, 1);
+    let ask = |method: &str| {
+        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\nx-session: {token}\r\ncontent-length: 4\r\n\r\nbody");
+        mesh.client.connect(mesh.http).ask(&request).unwrap()
+    };
+    assert_eq!(ask("POST").header("x-pod"), Some("one"));
+    mesh.apps[0].stop();
+    for method in ["GET", "POST", "POST"] {
+        let answer = ask(method);
+        assert_eq!((answer.status, answer.header("x-pod")), (200, Some("two")), "{method}: {answer:?}");
+        assert_eq!(answer.header("x-received"), Some("4"), "with its body");
+        assert!(answer.header("x-session").is_some_and(|new| new != token), "a new session: {answer:?}");
+    }
 }
 
 #[test]

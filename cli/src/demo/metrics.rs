@@ -3,58 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{Demo, Step, Stop, view};
+use crate::samples::Sample;
 
 /// Where every proxy serves its metrics, on a port that is never redirected.
 const URL: &str = "http://127.0.0.1:15090/stats/prometheus";
 const ROUTES: &str = "weir_route_duration_milliseconds";
-
-/// One line of the Prometheus text format.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sample {
-    pub(super) name: String,
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) value: f64,
-}
-
-impl Sample {
-    /// Whether a label has a value.
-    pub(super) fn is(&self, label: &str, value: &str) -> bool {
-        self.labels.get(label).is_some_and(|own| own == value)
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        if line.starts_with('#') {
-            return None;
-        }
-        let (name, rest) = match line.split_once('{') {
-            Some((name, rest)) => (name, Some(rest)),
-            None => (line.split_once(' ')?.0, None),
-        };
-        let mut labels = BTreeMap::new();
-        let mut value = line.rsplit_once(' ')?.1;
-        if let Some(mut rest) = rest {
-            while !rest.starts_with('}') {
-                let (label, after) = rest.split_once("=\"")?;
-                let mut text = String::new();
-                let mut chars = after.char_indices();
-                let end = loop {
-                    match chars.next()? {
-                        (at, '"') => break at,
-                        (_, '\\') => match chars.next()?.1 {
-                            'n' => text.push('\n'),
-                            other => text.push(other),
-                        },
-                        (_, other) => text.push(other),
-                    }
-                };
-                labels.insert(label.trim_start_matches(',').to_owned(), text);
-                rest = after.get(end + 1..)?;
-            }
-            value = rest.strip_prefix('}')?.trim();
-        }
-        Some(Self { name: name.to_owned(), labels, value: value.parse().ok()? })
-    }
-}
 
 /// All samples of a pod's proxy, asked for from inside the pod.
 pub(super) fn of(demo: &Demo, pod: &str) -> Step<Vec<Sample>> {
@@ -132,18 +85,6 @@ pub(super) fn golden(demo: &mut Demo) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_of_the_text_format() {
-        let sample = Sample::parse(r#"a_total{x="1",y="q\"u,}o\\te"} 2.5"#).unwrap();
-        assert_eq!((sample.name.as_str(), sample.value), ("a_total", 2.5));
-        assert_eq!(sample.labels["y"], "q\"u,}o\\te");
-        assert_eq!(Sample::parse("b 1").unwrap().value, 1.0);
-        assert_eq!(Sample::parse(r#"c_bucket{le="+Inf"} 3"#).unwrap().labels["le"], "+Inf");
-        for none in ["# HELP a b", "", "a{", "a{b", "a{b=\"", "a{b=\"c\"", "a x"] {
-            assert_eq!(Sample::parse(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn a_quantile_is_the_bound_that_holds_it() {

@@ -7,7 +7,7 @@ pub(super) fn title(what: &str, how: &str) {
 
 /// Prints a table, a little to the right.
 pub(super) fn rows(rows: &[Vec<String>]) {
-    for line in crate::sandbox::status::lines(rows) {
+    for line in crate::table::lines(rows) {
         say!("  {line}");
     }
 }

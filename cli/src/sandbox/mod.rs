@@ -1,7 +1,7 @@
 //! `weir sandbox`: the whole mesh on one machine.
 
 mod logs;
-pub(crate) mod status;
+mod status;
 
 use std::{
     path::PathBuf,

@@ -8,7 +8,10 @@ use weir_sandbox::{
     supervisor::protocol::{PodView, Status},
 };
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    table::{print as table, row},
+};
 
 /// Events shown without `--events`.
 const LAST_EVENTS: usize = 8;
@@ -78,30 +81,4 @@ fn phase(pod: &PodView) -> String {
         (Phase::Pending, Some(message)) => format!("Pending: {message}"),
         (phase, _) => waiting.unwrap_or_else(|| format!("{phase:?}")),
     }
-}
-
-fn row(cells: &[&str]) -> Vec<String> {
-    cells.iter().map(|cell| (*cell).to_owned()).collect()
-}
-
-/// Prints rows with columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) {
-    for line in lines(rows) {
-        say!("{line}");
-    }
-}
-
-/// Rows as lines with columns as wide as their widest cell.
-pub(crate) fn lines(rows: &[Vec<String>]) -> Vec<String> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
-        .collect();
-    rows.iter()
-        .map(|row| {
-            let cells = row.iter().zip(&widths);
-            let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
-            cells.join("  ").trim_end().to_owned()
-        })
-        .collect()
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod dual;
 mod faults;
+mod inspect;
 mod mesh;
 mod pipes;
 mod pods;

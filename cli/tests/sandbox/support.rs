@@ -139,6 +139,11 @@ impl Sandbox {
         }
     }
 
+    /// Where its folder is made.
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
     /// Its folder.
     pub(crate) fn state(&self) -> PathBuf {
         self.base.join(&self.name)

@@ -1,9 +1,9 @@
 //! Listeners: what stands behind an address, and what a pod's own ports speak.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::net::SocketAddr;
 
 use prost::Message;
-use weir_config::model::{Backend, Name, Protocol, RouteSet};
+use weir_config::model::{Backend, Name, Protocol, RouteSet, streams_in_precedence};
 use weir_xds::{
     BAD_BACKEND_CLUSTER,
     envoy::{
@@ -94,24 +94,22 @@ fn outbound_base(name: &str, address: SocketAddr, inspects: bool) -> Listener {
 
 /// A port that has rules for streams: they are passed on whatever they speak, by the name of the server that TLS asks for, or all of
 /// them. Of several rules for the same the older one counts. What no rule is for is refused.
-fn streams(mesh: &Mesh, world: &World, mut base: Listener, mut sets: Vec<&RouteSet>) -> Vec<u8> {
-    sets.sort_by_key(|set| (set.created.is_empty(), &set.created, &set.origin));
-    let mut named = HashSet::new();
+fn streams(mesh: &Mesh, world: &World, mut base: Listener, sets: Vec<&RouteSet>) -> Vec<u8> {
     let mut chains = Vec::new();
     let mut every = None;
-    for set in sets {
-        let Some(rule) = set.rules.stream() else { continue };
-        let to = |stat: String| split(&stat, &route::shares(mesh, world, set, &rule.backends));
-        let names: Vec<&String> = rule.server_names.iter().filter(|name| named.insert(name.as_str())).collect();
-        if rule.server_names.is_empty() && every.is_none() {
-            every = Some(chain(None, to(set.origin.to_string()), None));
-        } else if !names.is_empty() {
-            let matching = FilterChainMatch {
-                server_names: names.into_iter().cloned().collect(),
-                transport_protocol: TLS.to_owned(),
-                ..Default::default()
-            };
-            chains.push(chain(Some(matching), to(set.origin.to_string()), None));
+    for stream in streams_in_precedence(sets) {
+        let to =
+            || split(&stream.set.origin.to_string(), &route::shares(mesh, world, stream.set, &stream.rule.backends));
+        let names: Vec<String> = stream.own().map(str::to_owned).collect();
+        if names.is_empty() {
+            continue;
+        }
+        if stream.rule.server_names.is_empty() {
+            every = Some(chain(None, to(), None));
+        } else {
+            let matching =
+                FilterChainMatch { server_names: names, transport_protocol: TLS.to_owned(), ..Default::default() };
+            chains.push(chain(Some(matching), to(), None));
         }
     }
     if !chains.is_empty() {

@@ -13,6 +13,7 @@ mod view;
 
 pub use encode::version;
 pub use key::{Key, Of};
+pub(crate) use route::requests_of;
 pub use view::{View, Views};
 
 use weir_config::model::{Service, Workload};
@@ -31,11 +32,11 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    fn host(&self, service: &Service) -> String {
+    pub(crate) fn host(&self, service: &Service) -> String {
         service.host(&self.cluster_domain)
     }
 
-    fn identity(&self, pod: &Workload) -> Option<Identity> {
+    pub(crate) fn identity(&self, pod: &Workload) -> Option<Identity> {
         Identity::new(&self.trust_domain, &pod.name.namespace, &pod.service_account).ok()
     }
 }

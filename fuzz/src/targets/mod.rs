@@ -10,6 +10,7 @@ mod http2;
 mod http_parts;
 mod identity;
 mod mesh;
+mod shadow;
 mod webhook;
 mod xds;
 
@@ -35,6 +36,7 @@ pub const ALL: &[Target] = &[
     config::OBJECTS,
     config::TRANSLATION,
     access::ACCESS,
+    shadow::SHADOWS,
     mesh::IDENTITY,
     identity::CSR,
     identity::TOKEN,

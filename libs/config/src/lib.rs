@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod cross;
+pub mod describe;
 pub mod frontend;
 pub mod gateway;
 pub mod istio;

@@ -11,6 +11,7 @@
 
 mod app_call;
 mod app_metrics;
+pub mod ask;
 mod body;
 mod client;
 mod local;

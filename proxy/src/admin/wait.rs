@@ -4,12 +4,13 @@
 //! Standard library only: it starts within a millisecond or two and is on the path of every pod start.
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use weir_mesh::ports;
+
+use super::ask;
 
 /// Shortest and longest pause between two questions. A pod is ready some 50 ms after its proxy has started, and every pod waits for it.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -50,33 +51,11 @@ pub fn wait_for(address: SocketAddr, timeout: Duration) -> Result<(), String> {
 }
 
 fn ask(address: SocketAddr, limit: Duration) -> Result<(), String> {
-    let until = Instant::now() + limit;
-    let silent = |error: std::io::Error| format!("it does not answer on {address}: {error}");
-    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(silent)?;
-    stream.set_write_timeout(Some(limit)).map_err(silent)?;
-    let request = format!("GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n", super::open::READY_PATH);
-    stream.write_all(request.as_bytes()).map_err(silent)?;
-    let mut answer = Vec::new();
-    let mut limited = stream.take(MAX_ANSWER);
-    let mut piece = [0; 4096];
-    loop {
-        // A time-out of a socket is one for each read: the rest is counted here.
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(format!("it does not answer on {address} in time"));
-        }
-        limited.get_ref().set_read_timeout(Some(left)).map_err(silent)?;
-        match limited.read(&mut piece).map_err(silent)? {
-            0 => break,
-            n => answer.extend_from_slice(piece.get(..n).unwrap_or_default()),
-        }
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status == "200" {
+    let page = ask::get(address, super::open::READY_PATH, limit, MAX_ANSWER)?;
+    if page.status == 200 {
         return Ok(());
     }
+    let body = String::from_utf8_lossy(&page.body);
     let reasons: Vec<&str> = body.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    if reasons.is_empty() { Err(format!("it answered {status:?}")) } else { Err(reasons.join("; ")) }
+    if reasons.is_empty() { Err(format!("it answered {}", page.status)) } else { Err(reasons.join("; ")) }
 }

@@ -7,6 +7,7 @@
 //! that a request never sees half a change.
 
 mod decode;
+mod dump;
 mod store;
 mod streams;
 mod tables;

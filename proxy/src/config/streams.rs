@@ -95,7 +95,7 @@ impl Streams {
     /// The clusters that streams go to, for dumps.
     pub fn clusters(&self) -> Vec<&str> {
         let splits = self.every.iter().chain(self.named.values());
-        let mut names: Vec<&str> = splits.flat_map(|split| split.targets()).map(Target::name).collect();
+        let mut names: Vec<&str> = splits.flat_map(|split| split.shares()).map(Target::name).collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -12,11 +12,11 @@ use weir_xds::{ConnectionState, Handler, Kind, Rejection, Resource, Subscription
 use super::{
     Answer, Inbound, Outbound, RouteCell, Store,
     decode::{self, DecodeError, ListenerSpec, OutboundSpec, RouteSpecs, ServiceSpec, WorkloadSpec},
+    dump,
     store::Port,
     streams::{Streams, StreamsSpec},
 };
 use crate::{
-    policy::{Access, Rule},
     telemetry::Service,
     upstream::{Cluster, ClusterInfo, Endpoint, Registry, Workload},
 };
@@ -83,56 +83,17 @@ impl Tables {
         records.forget_unreferenced(&self.store);
     }
 
-    /// What is in force, for `/config_dump`: names, addresses and identities; no key and no token is ever in here.
+    /// What is in force, for `/config_dump`.
     pub fn dump(&self) -> Value {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let destinations: Vec<Value> = self
-            .store
-            .entries()
-            .iter()
-            .map(|entry| match entry.answer().as_ref() {
-                Answer::Waiting => json!({"address": entry.address, "state": "waiting"}),
-                Answer::Unknown => json!({"address": entry.address, "state": "unknown"}),
-                Answer::Known(known) => json!({
-                    "address": entry.address,
-                    "state": "known",
-                    "protocol": known.protocol.as_str(),
-                    "routes": known.routes.as_ref().map(|cell| &*cell.name),
-                    "clusters": known.streams.as_ref().map(|streams| streams.clusters()),
-                }),
-            })
-            .collect();
-        let mut routes: Vec<Value> = records
-            .routes
-            .iter()
-            .map(|(name, record)| {
-                let rules: Vec<String> = record
-                    .cell
-                    .table()
-                    .map(|table| table.routes().iter().map(|route| route.name().to_owned()).collect())
-                    .unwrap_or_default();
-                json!({"name": name, "rules": rules, "clusters": record.clusters, "waits_for_clusters": record.staged.is_some()})
-            })
-            .collect();
+        let destinations: Vec<Value> = self.store.entries().iter().map(|entry| dump::destination(entry)).collect();
+        let routes = records.routes.values();
+        let mut routes: Vec<Value> =
+            routes.map(|record| dump::routes(&record.cell, &record.clusters, record.staged.is_some())).collect();
         routes.sort_by_key(|route| route["name"].to_string());
-        let mut clusters: Vec<Value> = records.clusters.values().map(|record| dump_cluster(&record.cluster)).collect();
+        let mut clusters: Vec<Value> = records.clusters.values().map(|record| dump::cluster(&record.cluster)).collect();
         clusters.sort_by_key(|cluster| cluster["name"].to_string());
-        let inbound: Vec<Value> = self
-            .store
-            .inbound()
-            .map(|inbound| {
-                let mut ports: Vec<_> = inbound.ports.iter().collect();
-                ports.sort_by_key(|(port, _)| **port);
-                ports
-                    .into_iter()
-                    .map(|(number, port)| {
-                        json!({"port": number, "protocol": port.protocol.as_str(), "service": port.service.host(),
-                            "access": dump_access(&port.access)})
-                    })
-                    .chain([json!({"port": "others", "access": dump_access(&inbound.others)})])
-                    .collect()
-            })
-            .unwrap_or_default();
+        let inbound = self.store.inbound().map(|inbound| dump::inbound(&inbound)).unwrap_or_default();
         json!({
             "control_plane": self.store.trouble().map_or("connected".to_owned(), |why| why.to_string()),
             "inbound": inbound,
@@ -408,41 +369,4 @@ impl Records {
         }
         self.services.retain(|_, service| Arc::strong_count(service) > 1);
     }
-}
-
-fn dump_access(access: &Access) -> Value {
-    let names = |rules: &[Rule]| -> Vec<String> {
-        rules.iter().map(|rule| format!("{}/{}", rule.policy, rule.index)).collect()
-    };
-    json!({
-        "plaintext_refused_by": access.strict.as_deref(),
-        "deny": names(&access.rules.deny),
-        "allow": access.rules.allow.as_deref().map(names),
-    })
-}
-
-fn dump_cluster(cluster: &Cluster) -> Value {
-    let endpoints: Vec<Value> = cluster
-        .endpoints()
-        .as_ref()
-        .map(|set| {
-            set.endpoints
-                .iter()
-                .map(|endpoint| {
-                    json!({
-                        "address": endpoint.address,
-                        "identity": endpoint.mesh.as_ref().map(ToString::to_string),
-                        "pod": endpoint.workload.pod,
-                        "weight": endpoint.weight,
-                        "priority": endpoint.priority,
-                        "locality": endpoint.locality.name,
-                        "ejected": endpoint.standing.is_ejected(),
-                        "well": endpoint.healthy && endpoint.standing.is_well(),
-                        "in_flight": endpoint.state.in_flight(),
-                    })
-                })
-                .collect()
-        })
-        .unwrap_or_default();
-    json!({"name": &*cluster.name, "endpoints": endpoints})
 }

@@ -1,5 +1,7 @@
 //! What the configuration says of routes, before it is checked and compiled.
 
+use std::fmt;
+
 use super::{Policy, Redirect};
 use crate::http::Edits;
 
@@ -35,6 +37,22 @@ pub struct MatchSpec {
     pub method: Option<String>,
 }
 
+/// Its parts with commas between, or `any`.
+impl fmt::Display for MatchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match &self.path {
+            PathSpec::Any => None,
+            PathSpec::Exact(path) => Some(format!("exact {path}")),
+            PathSpec::Prefix(path) => Some(format!("prefix {path}")),
+            PathSpec::Regex(regex) => Some(format!("regex {regex}")),
+        };
+        let headers = self.headers.iter().map(|header| format!("header {}{}", header.name, header.value));
+        let query = self.query.iter().map(|parameter| format!("query {}{}", parameter.name, parameter.value));
+        let parts: Vec<String> = path.into_iter().chain(self.method.clone()).chain(headers).chain(query).collect();
+        if parts.is_empty() { f.write_str("any") } else { f.write_str(&parts.join(", ")) }
+    }
+}
+
 /// What a path must be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum PathSpec {
@@ -58,6 +76,17 @@ pub enum TextSpec {
     Regex(String),
     /// Anything.
     Present,
+}
+
+/// As it stands behind a name: ` = yes`, ` ~ y.*`, or nothing.
+impl fmt::Display for TextSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => write!(f, " = {text}"),
+            Self::Regex(regex) => write!(f, " ~ {regex}"),
+            Self::Present => Ok(()),
+        }
+    }
 }
 
 /// A header that a request must have. Of a repeated header any value may be the one; values are never joined.
@@ -95,7 +124,7 @@ pub enum ActionSpec<C> {
 pub struct TargetSpec<C> {
     /// Name of the cluster: with its weight, what must not change for the split's state to be kept.
     pub name: String,
-    /// Share of the requests in proportion to the sum of all; 0 gets none.
+    /// Share of the requests in proportion to the sum of all; 0 gets none but those of its sessions.
     pub weight: u32,
     /// The cluster.
     pub cluster: C,

@@ -20,8 +20,10 @@ use crate::http::Edits;
 /// The clusters of a route.
 #[derive(Debug)]
 pub struct Split<C> {
-    /// Those with a weight, the heaviest first; never empty.
+    /// The heaviest first. Those without a weight, last, are for sessions alone.
     targets: Box<[Target<C>]>,
+    /// How many have a weight; never 0.
+    weighted: usize,
     total: u64,
     counter: Arc<Counter>,
 }
@@ -78,12 +80,10 @@ impl<C> Target<C> {
 }
 
 impl<C> Split<C> {
-    /// `None` if no target has a weight. Without a `previous` split of the same targets and weights the sequence begins at a random
-    /// place, so that the proxies of a mesh do not send their first requests to the same cluster.
+    /// `None` if no target has a weight. Without a `previous` split of the same shares the sequence begins at a random place, so that the proxies of a mesh do not send their first requests to the same cluster.
     pub(crate) fn new(specs: Vec<TargetSpec<C>>, previous: Option<&Self>) -> Option<Self> {
         let mut targets: Vec<Target<C>> = specs
             .into_iter()
-            .filter(|spec| spec.weight > 0)
             .map(|spec| Target {
                 name: spec.name,
                 weight: spec.weight,
@@ -93,25 +93,29 @@ impl<C> Split<C> {
                 response_edits: spec.response_edits,
             })
             .collect();
-        if targets.is_empty() {
-            return None;
-        }
         // The heavy ones high in the tree, where the rounding of the levels above does not reach them.
         targets.sort_by_key(|target| std::cmp::Reverse(target.weight));
-        let total = reduce(&mut targets);
+        let weighted = targets.partition_point(|target| target.weight > 0);
+        let shares = targets.get_mut(..weighted).filter(|shares| !shares.is_empty())?;
+        let total = reduce(shares);
         let same = |other: &&Self| {
-            let both = || other.targets.iter().zip(&targets);
-            other.targets.len() == targets.len()
-                && both().all(|(one, two)| one.name == two.name && one.weight == two.weight)
+            let both = || other.shares().iter().zip(&*shares);
+            other.weighted == weighted && both().all(|(one, two)| one.name == two.name && one.weight == two.weight)
         };
         let counter = match previous.filter(same) {
             Some(previous) => Arc::clone(&previous.counter),
             None => Arc::new(Counter(AtomicU64::new(RandomState::new().hash_one(0) % total))),
         };
-        Some(Self { targets: targets.into(), total, counter })
+        Some(Self { targets: targets.into(), weighted, total, counter })
     }
 
-    /// The targets that have a weight.
+    /// The targets that new requests go to.
+    #[must_use]
+    pub fn shares(&self) -> &[Target<C>] {
+        self.targets.get(..self.weighted).unwrap_or_default()
+    }
+
+    /// All targets: a session stays where it began, also when that has no weight any more (GEP-1619).
     #[must_use]
     pub fn targets(&self) -> &[Target<C>] {
         &self.targets
@@ -120,16 +124,16 @@ impl<C> Split<C> {
     /// The target of the next request.
     #[must_use]
     pub fn pick(&self) -> &Target<C> {
-        let number = if self.targets.len() > 1 { self.counter.0.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let number = if self.weighted > 1 { self.counter.0.fetch_add(1, Ordering::Relaxed) } else { 0 };
         self.place(number)
     }
 
     /// The target of request `number`.
-    #[expect(clippy::indexing_slicing, reason = "`targets` is never empty, and `first < last` keeps the index inside")]
+    #[expect(clippy::indexing_slicing, reason = "`weighted` is never 0, and `first < last` keeps the index inside")]
     fn place(&self, number: u64) -> &Target<C> {
         let mut number = number.checked_rem(self.total).unwrap_or(0);
         let mut total = self.total;
-        let (mut first, last) = (0, self.targets.len() - 1);
+        let (mut first, last) = (0, self.weighted - 1);
         while first < last {
             // Below 2^32 each: `total` has at most 32 bits and `number` is below it.
             let share = self.targets[first].share;

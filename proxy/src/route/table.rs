@@ -43,6 +43,8 @@ pub struct Route<C> {
     name: Arc<str>,
     /// Empty where there is none.
     object: Arc<str>,
+    /// For people.
+    matches: Box<str>,
     matcher: Matcher,
     action: Action<C>,
     request_edits: Edits,
@@ -78,6 +80,12 @@ impl<C> Route<C> {
     #[must_use]
     pub fn label(&self) -> (Arc<str>, Arc<str>) {
         (self.name.clone(), self.object.clone())
+    }
+
+    /// Which requests it takes, such as `prefix /v2, header x-canary = yes`.
+    #[must_use]
+    pub fn matches(&self) -> &str {
+        &self.matches
     }
 
     /// What else it asks; most ask nothing.
@@ -167,6 +175,7 @@ impl<C> Route<C> {
             Some(Action::Forward(split)) => Some(split),
             _ => None,
         };
+        let matches = spec.matches.to_string().into();
         let matcher = Matcher::new(spec.matches).map_err(|reason| RouteError { route: spec.name.clone(), reason })?;
         let action = match spec.action {
             ActionSpec::Respond(status) => Action::Respond(status),
@@ -178,6 +187,7 @@ impl<C> Route<C> {
         Ok(Self {
             name: spec.name.into(),
             object: spec.object.unwrap_or_default().into(),
+            matches,
             matcher,
             action,
             request_edits: spec.request_edits,

@@ -453,6 +453,7 @@ fn odd_weights() {
     assert!(matches!(table.routes()[0].action(), Action::Respond(500)));
     assert!(matches!(splitting(&[], None).routes()[0].action(), Action::Respond(500)));
     assert_eq!(counts(split(&splitting(&[0, 5], None)), 50), HashMap::from([(1, 50)]));
+    assert_eq!(counts(split(&splitting(&[0, 5, 0, 5], None)), 50), HashMap::from([(1, 25), (3, 25)]));
     assert_eq!(counts(split(&splitting(&[7], None)), 50), HashMap::from([(0, 50)]));
     let table = splitting(&[u32::MAX, u32::MAX, u32::MAX, 1], None);
     split(&table).set_next(u64::MAX - 100);
@@ -462,6 +463,19 @@ fn odd_weights() {
         split(&table).targets().iter().map(Target::weight).collect::<Vec<_>>(),
         [u32::MAX, u32::MAX, u32::MAX, 1]
     );
+}
+
+/// What has no weight any more is still known, for the sessions that began there.
+#[test]
+fn a_target_without_a_weight_gets_nothing_new_and_is_not_forgotten() {
+    let table = splitting(&[0, 100, 0], None);
+    let split = split(&table);
+    let names = |targets: &[Target<usize>]| targets.iter().map(|target| target.name().to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        (names(split.shares()), names(split.targets())),
+        (vec!["v1".into()], ["v1", "v0", "v2"].map(String::from).to_vec())
+    );
+    assert_eq!(counts(split, 1000), HashMap::from([(1, 1000)]));
 }
 
 /// A table is swapped after every request: with unchanged weights the sequence goes on.

@@ -103,7 +103,17 @@ impl fmt::Display for ResponseFlags {
 
 #[cfg(test)]
 mod tests {
+    use weir_mesh::flags::FLAGS;
+
     use super::*;
+
+    /// `weir describe` explains flags from that table.
+    #[test]
+    fn every_flag_is_explained_and_nothing_else() {
+        let ours: Vec<&str> = std::iter::once("-").chain(NAMES.iter().map(|(_, name)| *name)).collect();
+        let explained: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+        assert_eq!(explained, ours);
+    }
 
     #[test]
     fn names_are_joined() {

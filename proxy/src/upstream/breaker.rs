@@ -79,15 +79,37 @@ impl Breaker {
         self.counts.retries.taken()
     }
 
+    /// The limits that there are: name as the configuration has it, limit, how many there are now.
+    pub fn usage(&self) -> impl Iterator<Item = (&'static str, u32, u32)> {
+        let Thresholds { connections, pending, requests, retries } = self.thresholds;
+        let all = [
+            ("max_connections", connections, &self.counts.connections),
+            ("max_pending_requests", pending, &self.counts.pending),
+            ("max_requests", requests, &self.counts.requests),
+            ("max_retries", retries, &self.counts.retries),
+        ];
+        all.into_iter().filter_map(|(name, most, slots)| Some((name, most?, slots.taken())))
+    }
+
     /// True where connections are limited and somebody waits for one.
     pub fn is_awaited(&self) -> bool {
         self.thresholds.connections.is_some() && self.counts.pending.taken() > 0
     }
 
-    /// True where a connection counts for this cluster, or does from now on: another one may have made it, for the same endpoint.
+    /// True for a connection of this cluster's, as long as there are no more than may be, and for all where they are not limited.
+    pub fn keeps(&self, connection: Option<&Slot>) -> bool {
+        self.thresholds.connections.is_none_or(|most| {
+            connection.is_some_and(|slot| self.owns(slot)) && self.counts.connections.taken() <= most
+        })
+    }
+
+    /// [`Self::keeps`], or does from now on: another cluster may have made it, for the same endpoint, or this one when it had no limit.
     pub fn adopts(&self, connection: &mut Option<Slot>) -> bool {
-        if self.thresholds.connections.is_none() || connection.as_ref().is_some_and(|slot| self.owns(slot)) {
+        if self.keeps(connection.as_ref()) {
             return true;
+        }
+        if connection.as_ref().is_some_and(|slot| self.owns(slot)) {
+            return false;
         }
         let Ok(slot) = self.connection() else { return false };
         *connection = slot;
@@ -112,10 +134,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_of_another_cluster_counts_for_who_uses_it() {
+    fn a_connection_counts_for_who_uses_it() {
         let limited = |most| Breaker {
-            thresholds: Thresholds { connections: Some(most), ..Thresholds::default() },
-            ..Breaker::default()
+            thresholds: Thresholds { connections: Some(most), ..Default::default() },
+            ..Default::default()
         };
         let (one, other, free) = (limited(1), limited(1), Breaker::default());
         let (mut first, mut second) = (other.connection().unwrap(), None);
@@ -123,6 +145,17 @@ mod tests {
         assert!(!one.adopts(&mut second) && second.is_none());
         assert!(other.adopts(&mut second), "the first has left it");
         assert!(free.adopts(&mut first) && one.owns(first.as_ref().unwrap()), "who has no limit counts nothing");
+    }
+
+    #[test]
+    fn no_more_are_kept_than_a_changed_limit_says() {
+        let free = Breaker::default();
+        let limited =
+            |most| Breaker { thresholds: Thresholds { connections: Some(most), ..Default::default() }, ..free.clone() };
+        assert!(free.connection().unwrap().is_none() && free.keeps(None) && !limited(2).keeps(None));
+        let (mut one, _other) = (limited(2).connection().unwrap(), limited(2).connection().unwrap());
+        assert!(limited(2).adopts(&mut one) && free.keeps(one.as_ref()));
+        assert!(!limited(1).adopts(&mut one), "there is one too many");
     }
 
     #[test]
@@ -134,6 +167,7 @@ mod tests {
         let three = Breaker { thresholds: Thresholds { requests: Some(3), ..Default::default() }, ..two.clone() };
         let third = three.request().unwrap();
         assert!(three.request().is_err());
+        assert_eq!(three.usage().collect::<Vec<_>>(), [("max_requests", 3, 3)]);
         drop(third);
         drop(one);
         assert!(two.request().is_ok());

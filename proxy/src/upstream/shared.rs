@@ -110,15 +110,18 @@ impl Line {
 impl SharedPool {
     /// A connection to an endpoint (or the application) with room for a request. Where there can be no more connections, the one with the
     /// fewest requests: the request waits there for its turn.
-    pub fn take(&self, key: Key) -> Option<Lease> {
+    pub fn take(&self, key: Key, limits: Option<&Breaker>) -> Option<Lease> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(&key)?;
         list.lines.retain(Line::is_open);
+        // Those that a limit does not count are another cluster's, or from before it.
+        let keeps = |line: &&Line| limits.is_none_or(|limits| limits.keeps(line.state.slot.as_ref()));
+        let mine = || list.lines.iter().filter(keeps);
         // What a new connection takes is not known before its peer has said so: as many as the others.
-        let most = list.lines.iter().map(|line| line.send.takes()).min().unwrap_or(STREAMS as usize);
-        let free = list.lines.iter().find(|line| line.state.streams.get() < most);
-        let full = || list.lines.iter().min_by_key(|line| line.state.streams.get());
-        let line = free.or_else(|| full().filter(|_| list.lines.len() >= CONNECTIONS))?;
+        let most = mine().map(|line| line.send.takes()).min().unwrap_or(STREAMS as usize);
+        let free = mine().find(|line| line.state.streams.get() < most);
+        let full = || mine().min_by_key(|line| line.state.streams.get());
+        let line = free.or_else(|| full().filter(|_| mine().count() >= CONNECTIONS))?;
         Some(line.lease(true))
     }
 

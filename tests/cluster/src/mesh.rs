@@ -143,9 +143,21 @@ pub fn strict(case: &Case<'_>) {
 /// # Errors
 /// When the module can not be had, or the API server does not take them.
 pub fn gateway_api(cluster: &Cluster) -> Result<()> {
-    let kinds = module(Path::new(GATEWAY_API), "sigs.k8s.io/gateway-api")?.join("config/crd/standard");
+    kinds(cluster, "--filename", "standard")
+}
+
+/// The same with the fields that are experimental yet: sessions among them.
+///
+/// # Errors
+/// As above, and where the cluster has the others already.
+pub fn experimental_gateway_api(cluster: &Cluster) -> Result<()> {
+    kinds(cluster, "--kustomize", "experimental")
+}
+
+fn kinds(cluster: &Cluster, by: &str, channel: &str) -> Result<()> {
+    let kinds = module(Path::new(GATEWAY_API), "sigs.k8s.io/gateway-api")?.join("config/crd").join(channel);
     let kinds = kinds.to_str().context("a path that is no text")?;
-    cluster.kubectl(&["apply", "--server-side", "--filename", kinds])?;
+    cluster.kubectl(&["apply", "--server-side", by, kinds])?;
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
     Ok(())
 }

@@ -17,12 +17,12 @@ use tokio::{
     sync::watch as state,
     time::{Instant, sleep, sleep_until},
 };
-use weir_config::{FieldPath, model::Origin};
+use weir_config::model::Origin;
 
 pub(super) use self::book::Book;
 pub(crate) use self::book::Books;
 use super::{MANAGER, backoff::Backoff, code, explain};
-use crate::{catalog::Catalog, world::World};
+use crate::{catalog::Catalog, verdict::Verdict, world::World};
 
 /// What changes together is written together.
 const QUIET: Duration = Duration::from_millis(100);
@@ -109,40 +109,21 @@ fn text<'a>(value: &'a Json, key: &str) -> &'a str {
     value.get(key).and_then(Json::as_str).unwrap_or_default()
 }
 
-/// What a condition says.
-struct Verdict {
-    holds: bool,
-    reason: &'static str,
-    message: String,
-}
-
-impl Verdict {
-    fn yes(reason: &'static str, message: &str) -> Self {
-        Self { holds: true, reason, message: message.into() }
+/// A condition, which keeps the time of the one before where the status is the same.
+fn condition(kind: &str, verdict: Verdict, generation: i64, before: Option<&Json>, now: &str) -> Json {
+    let Verdict { holds, reason, mut message } = verdict;
+    let mut end = MAX_MESSAGE.min(message.len());
+    while !message.is_char_boundary(end) {
+        end -= 1;
     }
-
-    fn no(reason: &'static str, message: String) -> Self {
-        Self { holds: false, reason, message }
-    }
-
-    /// What is wrong with an object that can not be accepted.
-    fn refused(reason: &'static str, refused: &[(FieldPath, String)]) -> Self {
-        let lines: Vec<String> = refused.iter().map(|(field, message)| format!("{field}: {message}")).collect();
-        Self::no(reason, lines.join("; "))
-    }
-
-    /// The condition, which keeps the time of the one before where the status is the same.
-    fn condition(self, kind: &str, generation: i64, before: Option<&Json>, now: &str) -> Json {
-        let Self { holds, reason, mut message } = self;
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-        let status = if holds { "True" } else { "False" };
-        let since =
-            before.filter(|before| text(before, "status") == status).map(|before| text(before, "lastTransitionTime"));
-        json!({
-            "type": kind, "status": status, "reason": reason, "message": message,
-            "observedGeneration": generation, "lastTransitionTime": since.unwrap_or(now),
-        })
-    }
+    message.truncate(end);
+    let status = if holds { "True" } else { "False" };
+    let since =
+        before.filter(|before| text(before, "status") == status).map(|before| text(before, "lastTransitionTime"));
+    json!({
+        "type": kind, "status": status, "reason": reason, "message": message,
+        "observedGeneration": generation, "lastTransitionTime": since.unwrap_or(now),
+    })
 }
 
 /// True where nothing but times differs.

@@ -4,8 +4,8 @@ use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value as Json;
 use weir_config::{FieldPath, Problem, model::Origin};
 
-use super::{Facts, Verdict, text};
-use crate::{kubernetes::kinds, world::World};
+use super::{Facts, condition, text};
+use crate::{kubernetes::kinds, verdict::policy_accepted, world::World};
 
 const ACCEPTED: &str = "Accepted";
 
@@ -47,17 +47,8 @@ impl Facts for PolicyFacts {
     }
 
     fn wanted(&self, name: &Origin, world: &World, now: &str) -> Option<Vec<Json>> {
-        let verdict = if self.refused.is_empty() {
-            let missing = world.targets_missing(name)?;
-            if missing.is_empty() {
-                Verdict::yes("Accepted", "the policy is in force")
-            } else {
-                Verdict::no("TargetNotFound", missing.join("; "))
-            }
-        } else {
-            Verdict::refused("Invalid", &self.refused)
-        };
-        Some(vec![verdict.condition(ACCEPTED, self.generation, self.ours.first(), now)])
+        let verdict = policy_accepted(&self.refused, name, world)?;
+        Some(vec![condition(ACCEPTED, verdict, self.generation, self.ours.first(), now)])
     }
 
     fn is_ours(condition: &Json) -> bool {

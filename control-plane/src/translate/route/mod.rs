@@ -8,7 +8,7 @@ mod retry;
 use std::time::Duration;
 
 use weir_config::model::{
-    Backend, HeaderChange, HeaderOp, Level, Matcher, Name, NamedMatcher, PathMatcher, RequestRules, RequestsOf,
+    Backend, ComparedPath, HeaderChange, HeaderOp, Level, Matcher, Name, NamedMatcher, RequestRules, RequestsOf,
     Route as Rule, RouteSet, Service, Target, in_precedence,
 };
 use weir_xds::{
@@ -51,8 +51,6 @@ const BAD_BACKEND_STATUS: u32 = 500;
 const BAD_BACKEND_OF_CALLS: u32 = 503;
 /// "No time-out": without a word Envoy takes 15 seconds.
 const UNBOUNDED: Duration = Duration::ZERO;
-/// Any service or method of gRPC, in a regular expression.
-const ANY_NAME: &str = "[^/]+";
 
 pub(super) fn configuration(mesh: &Mesh, world: &World, name: &str, of: &Of, view: &View) -> Option<Vec<u8>> {
     let routes = match of {
@@ -150,31 +148,25 @@ fn route(mesh: &Mesh, world: &World, rule: &Rule<'_>, service: &Name, port: u16,
     bytes
 }
 
-/// What policies say of a rule by its name, of its object, and of the service that was called.
-fn request_rules(world: &World, rule: &Rule<'_>, service: &Name) -> RequestRules {
+/// Whose policies are for a rule's requests, the more special one first: those of the rule by its name, of its object, of the service
+/// that was called.
+pub(crate) fn requests_of(rule: &Rule<'_>, service: &Name) -> Vec<RequestsOf> {
     let origin = &rule.set.origin;
     let named = rule.rule.name.iter().map(|name| RequestsOf::Rule(origin.clone(), name.clone()));
-    let of = named.chain([RequestsOf::Routes(origin.clone()), RequestsOf::Service(service.clone())]);
-    world.request_rules(&of.collect::<Vec<_>>())
+    named.chain([RequestsOf::Routes(origin.clone()), RequestsOf::Service(service.clone())]).collect()
+}
+
+/// What policies say of a rule's requests.
+fn request_rules(world: &World, rule: &Rule<'_>, service: &Name) -> RequestRules {
+    world.request_rules(&requests_of(rule, service))
 }
 
 fn matching(matcher: &Matcher) -> RouteMatch {
-    let path = match &matcher.path {
-        PathMatcher::Exact(path) => PathSpecifier::Path(path.clone()),
-        PathMatcher::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.clone()),
-        PathMatcher::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
-        PathMatcher::Regex(regex) => PathSpecifier::SafeRegex(self::regex(regex)),
-        PathMatcher::Call { service: Some(service), method: Some(method), regex: false } => {
-            PathSpecifier::Path(format!("/{service}/{method}"))
-        }
-        PathMatcher::Call { service: Some(service), method: None, regex: false } => {
-            PathSpecifier::PathSeparatedPrefix(format!("/{service}"))
-        }
-        PathMatcher::Call { service, method, .. } => {
-            let any =
-                |name: &Option<String>| name.as_ref().map_or_else(|| ANY_NAME.to_owned(), |name| format!("(?:{name})"));
-            PathSpecifier::SafeRegex(self::regex(&format!("/{}/{}", any(service), any(method))))
-        }
+    let path = match matcher.path.compared() {
+        ComparedPath::Exact(path) => PathSpecifier::Path(path.into_owned()),
+        ComparedPath::Prefix(prefix) if prefix == "/" => PathSpecifier::Prefix(prefix.into_owned()),
+        ComparedPath::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.into_owned()),
+        ComparedPath::Regex(regex) => PathSpecifier::SafeRegex(self::regex(&regex)),
     };
     let header = |name: &str, pattern| HeaderMatcher {
         name: name.to_owned(),
@@ -220,17 +212,27 @@ pub(super) fn shares<'a>(
     shares.map(|backend| (backend, cluster_of(mesh, world, set, &backend.target))).collect()
 }
 
+/// The clusters without a share, where sessions stay that began there (GEP-1619).
+fn left<'a>(mesh: &Mesh, world: &World, rule: &'a Rule<'_>) -> impl Iterator<Item = (&'a Backend, String)> {
+    let left = rule.rule.backends.iter().filter(|backend| backend.weight == 0);
+    let left = left.map(|backend| (backend, cluster_of(mesh, world, rule.set, &backend.target)));
+    left.filter(|(_, cluster)| cluster != BAD_BACKEND_CLUSTER)
+}
+
 fn cluster_of(mesh: &Mesh, world: &World, set: &RouteSet, target: &Target) -> String {
     let service = world.target(set, target);
     service.map_or_else(|| BAD_BACKEND_CLUSTER.to_owned(), |service| service_cluster(target.port, &mesh.host(service)))
 }
 
 fn forward(mesh: &Mesh, world: &World, rule: &Rule<'_>, view: &View) -> Action {
-    let shares = shares(mesh, world, rule.set, &rule.rule.backends);
+    let mut shares = shares(mesh, world, rule.set, &rule.rule.backends);
     if shares.iter().all(|(_, cluster)| cluster == BAD_BACKEND_CLUSTER) {
         let calls = rule.set.rules.level() == Level::Calls;
         let status = if calls { BAD_BACKEND_OF_CALLS } else { BAD_BACKEND_STATUS };
         return Action::DirectResponse(DirectResponseAction { status, ..Default::default() });
+    }
+    if rule.rule.session.is_some() {
+        shares.extend(left(mesh, world, rule));
     }
     let plain = |backend: &Backend| backend.request_headers.is_empty() && backend.response_headers.is_empty();
     let specifier = match shares.as_slice() {

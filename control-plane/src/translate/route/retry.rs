@@ -10,8 +10,9 @@ use weir_xds::envoy::{
 
 use crate::translate::encode::duration;
 
-/// What is known not to have reached anybody, in Envoy's words; it is tried again wherever a retry is asked for.
-const UNSENT: &str = "connect-failure,refused-stream";
+/// No answer at all, in Envoy's words: wherever a retry is asked for it is asked for that as well (Gateway API, "HTTPRouteRetry":
+/// disconnect, reset, timeout, TCP failure).
+const UNANSWERED: &str = "connect-failure,refused-stream,reset";
 /// Statuses of the policy's own list, in Envoy's words.
 const STATUSES: &str = "retriable-status-codes";
 /// The pause grows up to this many times the first one (Envoy's default).
@@ -27,7 +28,7 @@ pub(super) fn policy(rule: &RouteRule) -> Option<RetryPolicy> {
             ..Default::default()
         });
     };
-    let on = if retry.statuses.is_empty() { UNSENT.to_owned() } else { format!("{UNSENT},{STATUSES}") };
+    let on = if retry.statuses.is_empty() { UNANSWERED.to_owned() } else { format!("{UNANSWERED},{STATUSES}") };
     let back_off = |pause: Duration| RetryBackOff {
         base_interval: Some(duration(pause)),
         max_interval: Some(duration(pause.saturating_mul(MAX_GROWTH))),

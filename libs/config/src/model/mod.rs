@@ -6,7 +6,9 @@ mod access;
 mod endpoint;
 mod grant;
 mod route;
+mod said;
 mod service;
+mod shadow;
 mod upstream;
 mod workload;
 
@@ -17,11 +19,13 @@ pub use access::{
 pub use endpoint::{Condition, Endpoint, EndpointPort, EndpointSet};
 pub use grant::Grant;
 pub use route::{
-    Backend, Cors, HeaderChange, HeaderOp, Level, Matcher, Mirror, NamedMatcher, Origin, PathChange, PathMatcher,
-    Redirect, Retry, Route, RouteParent, RouteRule, RouteSet, Rules, Session, SessionBy, StreamRule, Target,
-    in_precedence,
+    Backend, ComparedPath, Cors, HeaderChange, HeaderOp, Level, Matcher, Mirror, NamedMatcher, Origin, PathChange,
+    PathMatcher, Redirect, Retry, Route, RouteParent, RouteRule, RouteSet, Rules, Session, SessionBy, StreamRoute,
+    StreamRule, Target, in_precedence, streams_in_precedence,
 };
+pub use said::Said;
 pub use service::{Addressing, HttpVersion, Protocol, Service, ServicePort, TargetPort};
+pub use shadow::shadows;
 pub use upstream::{
     Abort, AbortWith, Balance, CheckBy, Delay, HashKey, HashTable, HealthCheck, Outliers, Places, PolicySet, Rate,
     RequestPolicy, RequestRules, RequestsOf, RetryBudget, ServicePolicy, UpstreamRules, WarmUp,

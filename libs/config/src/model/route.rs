@@ -1,7 +1,9 @@
 //! Rules for the requests and streams of a service, and the order in which they are tried.
 
 use std::{
+    borrow::Cow,
     cmp::{Ordering, Reverse},
+    collections::HashMap,
     fmt,
     time::Duration,
 };
@@ -292,10 +294,45 @@ pub enum PathMatcher {
     },
 }
 
+/// What a request's path is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ComparedPath<'a> {
+    /// The whole path.
+    Exact(Cow<'a, str>),
+    /// Whole segments from the start.
+    Prefix(Cow<'a, str>),
+    /// A regular expression over the whole path.
+    Regex(Cow<'a, str>),
+}
+
+/// Any service or method of gRPC, in a regular expression.
+const ANY_NAME: &str = "[^/]+";
+
 impl PathMatcher {
     /// Every path.
     pub fn any() -> Self {
         Self::Prefix("/".into())
+    }
+
+    /// The comparison with a path that it comes to; calls of gRPC are paths as well.
+    pub fn compared(&self) -> ComparedPath<'_> {
+        match self {
+            Self::Exact(path) => ComparedPath::Exact(path.into()),
+            Self::Prefix(prefix) => ComparedPath::Prefix(prefix.into()),
+            Self::Regex(regex) => ComparedPath::Regex(regex.into()),
+            Self::Call { service: Some(service), method: Some(method), regex: false } => {
+                ComparedPath::Exact(format!("/{service}/{method}").into())
+            }
+            Self::Call { service: Some(service), method: None, regex: false } => {
+                ComparedPath::Prefix(format!("/{service}").into())
+            }
+            Self::Call { service, method, .. } => {
+                let any = |name: &Option<String>| {
+                    name.as_ref().map_or_else(|| ANY_NAME.to_owned(), |name| format!("(?:{name})"))
+                };
+                ComparedPath::Regex(format!("/{}/{}", any(service), any(method)).into())
+            }
+        }
     }
 }
 
@@ -412,6 +449,45 @@ fn path_rank(path: &PathMatcher) -> (u8, usize, usize) {
 /// Objects without a time count as the newest.
 fn age(set: &RouteSet) -> (bool, &str) {
     (set.created.is_empty(), &set.created)
+}
+
+/// The rule of an object for streams, with its place.
+#[derive(Debug, Clone)]
+pub struct StreamRoute<'a> {
+    /// The object.
+    pub set: &'a RouteSet,
+    /// The rule.
+    pub rule: &'a StreamRule,
+    /// Names of servers (an empty one stands for all streams), each with the older object that has it already.
+    pub names: Vec<(&'a str, Option<&'a RouteSet>)>,
+}
+
+impl StreamRoute<'_> {
+    /// The names that no older object has.
+    pub fn own(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().filter(|(_, taken)| taken.is_none()).map(|(name, _)| *name)
+    }
+}
+
+/// The rules of a service's objects for streams, the older ones first: of several for the same name the older one counts.
+pub fn streams_in_precedence<'a>(sets: impl IntoIterator<Item = &'a RouteSet>) -> Vec<StreamRoute<'a>> {
+    let mut rules: Vec<(&RouteSet, &StreamRule)> =
+        sets.into_iter().filter_map(|set| Some((set, set.rules.stream()?))).collect();
+    rules.sort_by_key(|(set, _)| (age(set), &set.origin));
+    let mut first: HashMap<&str, &RouteSet> = HashMap::new();
+    let routes = rules.into_iter().map(|(set, rule)| {
+        let names = rule.server_names.iter().map(String::as_str);
+        let every = rule.server_names.is_empty().then_some("");
+        let names = names.chain(every).map(|name| match first.get(name) {
+            Some(older) => (name, Some(*older)),
+            None => {
+                first.insert(name, set);
+                (name, None)
+            }
+        });
+        StreamRoute { set, rule, names: names.collect() }
+    });
+    routes.collect()
 }
 
 #[cfg(test)]

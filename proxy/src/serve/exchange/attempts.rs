@@ -18,7 +18,7 @@ use crate::{
     config::{Answer, Entry},
     http::{Edits, Name, RequestHead, Value},
     net::random,
-    route::{Action, Attempt, Key, Route, key},
+    route::{Action, Attempt, Key, Route, Target, key},
     serve::Worker,
     telemetry::ResponseFlags,
     upstream::{Ask, Backend, Cluster, ClusterInfo, Endpoint, EndpointSet, InFlight, Verdict},
@@ -110,6 +110,46 @@ async fn by_route<C: Carrier>(
         return own(status, ResponseFlags::UH, format!("{}: the endpoint of this session is gone", route.name()));
     }
     let target = found.unwrap_or_else(|| split.pick());
+    let mut way = Way { route, target, edits, path: path.as_deref(), wanted, copies: true };
+    loop {
+        match to_target(worker, &way, head, carrier, record).await {
+            // Only sessions lead there: what it does not take the others do.
+            Err(fault) if way.target.weight() == 0 && fault.is_nobodys() && carrier.is_still_here() => {
+                tracing::debug!(reason = fault.detail, "the backend of a session has no weight and takes no request");
+                way = Way { target: split.pick(), copies: false, ..way };
+                carrier.again();
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Where a request goes by its route.
+struct Way<'a> {
+    route: &'a Route<Backend>,
+    target: &'a Target<Backend>,
+    /// Changes of the proxy's own.
+    edits: &'a Edits,
+    /// Path and query, where the route changes them.
+    path: Option<&'a [u8]>,
+    /// The endpoint of the caller's session.
+    wanted: Option<SocketAddr>,
+    /// Copies are made, where the route wants any: once for each request.
+    copies: bool,
+}
+
+/// Sends a request to one of the route's targets.
+async fn to_target<C: Carrier>(
+    worker: &Worker,
+    way: &Way<'_>,
+    head: &RequestHead,
+    carrier: &mut C,
+    record: &mut Record,
+) -> Result<Outcome<C::Answer>, Fault> {
+    let own = |status, flag, reason: String| Ok(Outcome::Own(Fault::own(status, flag, reason)));
+    let Way { route, target, edits, path, wanted, copies } = *way;
+    let policy = route.policy();
+    let session = policy.and_then(|policy| policy.session.as_ref());
     let backend = target.cluster();
     let Some(cluster) = &backend.cluster else { return Ok(Outcome::Own(rules::invalid(route))) };
     record.cluster = Some(cluster.clone());
@@ -136,12 +176,12 @@ async fn by_route<C: Carrier>(
     };
     let onward = Onward {
         edits: &[edits, route.request_edits(), target.request_edits()],
-        path_and_query: path.as_deref(),
+        path_and_query: path,
         host: policy.and_then(|policy| policy.host.as_deref()),
         idle: limits.idle,
     };
     let retry = policy.and_then(|policy| policy.retry.as_ref());
-    let mirrors = policy.map_or(&[][..], |policy| &policy.mirrors);
+    let mirrors = policy.filter(|_| copies).map_or(&[][..], |policy| &policy.mirrors);
     if retry.is_some() || !mirrors.is_empty() {
         carrier.keep();
     }

@@ -77,6 +77,11 @@ impl Fault {
         self.unsent || [F::UC, F::UF, F::UR, F::UT, F::UPE].into_iter().any(|flag| self.flag.contains(flag))
     }
 
+    /// True where no endpoint has taken the request: another backend may.
+    pub(super) fn is_nobodys(&self) -> bool {
+        self.unsent || self.flag.contains(ResponseFlags::UH)
+    }
+
     /// What came of the attempt.
     pub(super) fn attempt(&self) -> Attempt {
         match (self.not_delivered, self.unsent) {

@@ -15,7 +15,7 @@ use std::{
 use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Request, Response, StatusCode, body::Incoming, header::HeaderValue};
+use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::HeaderValue};
 
 /// Largest body that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// HTTPS, with a certificate made at the start
     #[arg(long)]
     tls: bool,
+    /// Percent of the requests that are answered with 500; the kubelet's are not
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=100))]
+    fail: u64,
     /// Print method and path of each request
     #[arg(long)]
     log: bool,
@@ -46,7 +49,16 @@ pub(crate) struct Arguments {
 struct Answering {
     version: String,
     log: bool,
+    fail: u64,
     requests: AtomicU64,
+}
+
+impl Answering {
+    /// True for this share of the requests, as evenly as can be.
+    fn fails(&self, number: u64, headers: &HeaderMap) -> bool {
+        let is_probe = headers.get("user-agent").is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/"));
+        !is_probe && number * self.fail / 100 > (number - 1) * self.fail / 100
+    }
 }
 
 /// Serves until SIGTERM, and then accepts no more. Open requests are answered.
@@ -55,8 +67,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         crate::load::record_into(folder)?;
     }
     let tls = if arguments.tls { Some(crate::tls::self_signed()?) } else { None };
-    let answering =
-        Answering { version: arguments.version.clone(), log: arguments.log, requests: AtomicU64::default() };
+    let (log, fail) = (arguments.log, arguments.fail);
+    let answering = Answering { version: arguments.version.clone(), log, fail, requests: AtomicU64::default() };
     let answering = Arc::new(answering);
     crate::listen::serve_by(arguments.listen, tls, move |request, peer| answer(request, answering.clone(), peer)).await
 }
@@ -80,7 +92,8 @@ async fn answer(
         response.headers_mut().insert("content-type", HeaderValue::from_static("text/plain; version=0.0.4"));
         return Ok(response);
     }
-    let mut status = StatusCode::OK;
+    let fails = answering.fails(number, &head.headers);
+    let mut status = if fails { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
     match head.uri.path().trim_start_matches('/').split_once('/') {
         Some(("status", code)) => status = code.parse().unwrap_or(StatusCode::BAD_REQUEST),
         Some(("delay", ms)) => {

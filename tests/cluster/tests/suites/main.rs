@@ -6,9 +6,11 @@ mod closed;
 mod cluster;
 mod continuity;
 mod injection;
+mod inspect;
 mod life;
 mod ready;
 mod refusals;
+mod rollout;
 mod routes;
 mod traffic;
 
@@ -20,10 +22,12 @@ fn main() -> std::process::ExitCode {
         chart::SUITE,
         closed::SUITE,
         traffic::SUITE,
+        rollout::SUITE,
         canary::SUITE,
         routes::SUITE,
         injection::SUITE,
         refusals::SUITE,
+        inspect::SUITE,
         cluster::SUITE,
         ready::SUITE,
     ])

@@ -82,7 +82,7 @@ pub(in crate::serve::exchange) async fn lease(
 ) -> Result<Lease, Fault> {
     let (pool, key) = (&worker.shared_pool, peer.key());
     if kept != Kept::Never
-        && let Some(lease) = pool.take(key)
+        && let Some(lease) = pool.take(key, terms.breaker)
     {
         return Ok(lease);
     }
@@ -113,7 +113,7 @@ pub(in crate::serve::exchange) async fn lease(
                 }
             }
             let waited = timeout_at(end, pool.freed(key)).await;
-            if let Some(lease) = pool.take(key) {
+            if let Some(lease) = pool.take(key, terms.breaker) {
                 return Ok(lease);
             }
             // What the others have met would meet this one as well.
