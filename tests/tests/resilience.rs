@@ -12,7 +12,11 @@ use std::{
 use serde_json::json;
 use weir_tests::{App, Flow, Patched, Pod, PodSpec, Response, World, app::Request, at, each_with, until};
 use weir_xds::envoy::{
-    self, cluster,
+    self,
+    cluster::{
+        self,
+        circuit_breakers::{Thresholds, thresholds::RetryBudget},
+    },
     protobuf::{self, UInt32Value},
     route::{self, RetryPolicy, Route, RouteAction},
 };
@@ -146,6 +150,12 @@ fn what_fails_is_asked_of_another_server_where_the_rule_says_so() {
     each_with(&[1, 4], |workers| {
         // Outside of the mesh: a server's own proxy would answer 503 where its server ends the connection.
         let shop = Shop::with("retries", 2, workers, first_fails, true, |_| {});
+        // Retries are not what is missing, whoever gets how many of the requests.
+        shop.patched.clusters("shop", |cluster| {
+            let budget = RetryBudget { min_retry_concurrency: number(3), ..Default::default() };
+            let thresholds = vec![Thresholds { retry_budget: Some(budget), ..Default::default() }];
+            cluster.circuit_breakers = Some(cluster::CircuitBreakers { thresholds, ..Default::default() });
+        });
         // Without a rule nothing that was sent is sent again.
         let mut failed = 0;
         for round in 0..40 {
@@ -249,6 +259,7 @@ fn time_that_the_rule_gives_ends_the_request() {
         }
     }
     each_with(&[1, 4], |workers| {
+        BEGUN.store(0, SeqCst);
         let shop = Shop::new("time", 1, workers, slow);
         let in_time = |work: &dyn Fn()| {
             let start = Instant::now();
@@ -374,7 +385,7 @@ fn limits_of_a_cluster_hold_for_all_workers() {
     }
     each_with(&[1, 4], |workers| {
         let shop = Shop::new("breaker", 1, workers, slow);
-        let limited = |thresholds: cluster::circuit_breakers::Thresholds| {
+        let limited = |thresholds: Thresholds| {
             shop.patched.reset();
             shop.patched.clusters("shop", move |cluster| {
                 cluster.circuit_breakers =
@@ -388,7 +399,7 @@ fn limits_of_a_cluster_hold_for_all_workers() {
                 asks.into_iter().map(|ask| ask.join().unwrap()).collect()
             })
         };
-        limited(cluster::circuit_breakers::Thresholds { max_requests: number(2), ..Default::default() });
+        limited(Thresholds { max_requests: number(2), ..Default::default() });
         let answers = at_once(8);
         let good = answers.iter().filter(|answer| answer.status == 200).count();
         assert!((2..=6).contains(&good), "{workers} workers: {good}");
@@ -401,15 +412,11 @@ fn limits_of_a_cluster_hold_for_all_workers() {
         assert!(shop.client.metric("istio_requests_total", &labels) > 1.5);
         assert_eq!(shop.get("/").status, 200, "it is over");
         // Connections: the others wait, and all are served by two.
-        limited(cluster::circuit_breakers::Thresholds { max_connections: number(2), ..Default::default() });
+        limited(Thresholds { max_connections: number(2), ..Default::default() });
         let before = shop.apps[0].connections.load(SeqCst);
         assert!(at_once(6).iter().all(|answer| answer.status == 200), "{workers} workers");
         assert!(workers > 1 || shop.apps[0].connections.load(SeqCst) - before <= 2);
-        limited(cluster::circuit_breakers::Thresholds {
-            max_connections: number(1),
-            max_pending_requests: number(1),
-            ..Default::default()
-        });
+        limited(Thresholds { max_connections: number(1), max_pending_requests: number(1), ..Default::default() });
         // Not all begin in the same moment where the machine is busy.
         let good = at_once(16).iter().filter(|answer| answer.status == 200).count();
         assert!((1..16).contains(&good), "{workers} workers: {good}");

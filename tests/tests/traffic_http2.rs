@@ -273,7 +273,7 @@ fn health_is_asked_by_grpc() {
 /// One connection to the Service, and as many requests on it as there are.
 #[test]
 fn limited_connections_are_shared() {
-    each_with(&[1, 4], |workers| {
+    each_with(&[1], |workers| {
         let mesh = Mesh::new("h2-limits", workers);
         mesh.rule(json!({"backendRefs": backends(&["one"])}));
         mesh.policy(
