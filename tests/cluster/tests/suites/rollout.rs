@@ -73,9 +73,12 @@ impl Script {
         let path = format!("{}:{}", case.cluster.facts().tools.display(), std::env::var("PATH").unwrap());
         command.args(arguments).env("PATH", path).env("KUBECONFIG", case.cluster.kubeconfig());
         command.env("NAMESPACE", case.namespace).envs(settings.iter().copied()).stdin(Stdio::null());
-        // One stream of both, in their order.
-        let mut shell = Command::new("sh");
-        shell.args(["-c", r#"exec "$@" 2>&1"#, "sh"]).arg(command.get_program()).args(command.get_args());
+        // One stream of both, in their order. A shell can not trap what was ignored when it began, as SIGINT is where tests run in the background.
+        let mut shell = Command::new("env");
+        shell
+            .args(["--default-signal=INT", "sh", "-c", r#"exec "$@" 2>&1"#, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
         shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
         let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
         Self { output: BufReader::new(child.stdout.take().unwrap()), child, said: String::new() }
