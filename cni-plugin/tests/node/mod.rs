@@ -92,6 +92,8 @@ impl Node {
 
     /// The command of another program (or version) than the one that was built.
     pub fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        // Runtimes and `ip netns` make it with their first namespace, which need not have been there.
+        fs::create_dir_all("/var/run/netns").unwrap();
         let mut command = Command::new(program);
         command.arg("node").arg("--cni-bin-dir").arg(self.bin()).arg("--cni-conf-dir").arg(self.conf());
         command.arg("--cache-dir").arg(self.cache()).arg("--host-cache-dir").arg(self.cache());
