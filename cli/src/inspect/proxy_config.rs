@@ -328,7 +328,7 @@ fn endpoints(dump: &Value) -> Vec<Vec<String>> {
                 state.to_owned(),
                 number(endpoint, "weight"),
                 number(endpoint, "priority"),
-                or_dash(text(endpoint, "locality")),
+                or_dash(text(endpoint, "locality").trim_end_matches('/')), // parts that are not said are empty
                 number(endpoint, "in_flight"),
                 if identity.is_empty() { "plaintext: no proxy".to_owned() } else { identity.to_owned() },
             ]);
@@ -370,7 +370,7 @@ mod tests {
                 "health_checks": [{"asks": "http /healthz"}],
                 "endpoints": [
                     {"address": "198.18.0.5:8080", "identity": "spiffe://cluster.local/ns/shop/sa/web", "pod": "v2-1", "weight": 1,
-                        "priority": 0, "locality": "eu/a", "ejected": true, "well": true, "avoided": false, "in_flight": 2},
+                        "priority": 0, "locality": "eu/a/", "ejected": true, "well": true, "avoided": false, "in_flight": 2},
                     {"address": "[fd00::5]:8080", "identity": null, "pod": "", "weight": 1, "priority": 0, "locality": "",
                         "ejected": false, "well": false, "avoided": false, "in_flight": 0},
                 ],

@@ -206,9 +206,8 @@ async fn a_proxy_and_its_own_answers(case: &Case<'_>) {
     let text = says(case, &["proxy-config", "client", "endpoints", "--service", "v2."]);
     println!("{text}");
     assert!(text.contains("in use") && text.contains(&format!("/ns/{}/sa/default", case.namespace)), "{text}");
-    let text = says(case, &["proxy-config", "v1", "listeners"]);
-    // Two Services lead to this port.
-    assert!(text.contains("8080") && text.contains(&format!(".{}.svc", case.namespace)), "{text}");
+    let text = says(case, &["proxy-config", "v2", "listeners"]);
+    assert!(text.contains("8080") && text.contains(&format!("v2.{}.svc", case.namespace)), "{text}");
 
     let described = until(case, &["describe", "pod/client"], "the fault's answer", |value| {
         value["proxy"]["counts"]["by_rule"][0]["flags"] == "FI"
