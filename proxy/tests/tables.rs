@@ -275,7 +275,7 @@ fn a_dump_tells_what_is_in_force() {
     }
     let dump = plane.tables.dump();
     assert_eq!(dump["destinations"][0]["state"], "known");
-    assert_eq!(dump["routes"][0]["rules"][0], "default");
+    assert_eq!(dump["routes"][0]["rules"][0]["name"], "default");
     assert_eq!(dump["clusters"][0]["endpoints"][0]["identity"], "spiffe://d/ns/shop/sa/catalog");
 }
 

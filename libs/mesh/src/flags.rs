@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn flags_are_found_by_name_and_each_is_there_once() {
-        for (index, flag) in FLAGS.iter().enumerate() {
-            let found = Flag::find(&flag.name.to_lowercase());
-            assert!(found.is_some_and(|found| std::ptr::eq(found, &FLAGS[index])), "{}", flag.name);
+        for flag in FLAGS {
+            assert_eq!(Flag::find(&flag.name.to_lowercase()), Some(flag));
+            assert_eq!(FLAGS.iter().filter(|other| other.name == flag.name).count(), 1, "{}", flag.name);
             assert!(!flag.means.is_empty() && !flag.remedy.is_empty(), "{}", flag.name);
         }
         assert_eq!(Flag::find("XX"), None);
