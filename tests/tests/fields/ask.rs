@@ -21,10 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests after which it is known who answers.
 const MANY: usize = 12;
 
+/// Looks at a Service.
+type See = dyn Fn(&Mesh, Ipv4Addr) -> String;
+
 /// What a row does, in words, and what it sees, as a short text.
 pub(crate) struct Probe {
     pub(crate) text: String,
-    see: Box<dyn Fn(&Mesh, Ipv4Addr) -> String>,
+    see: Box<See>,
 }
 
 impl Probe {

@@ -21,10 +21,10 @@ fn grpc_route() {
     let Some(mut table) = document::table("GRPCRoute") else { return };
     let mesh = Mesh::new("fields-grpc");
     let kind = Kind {
+        kind: "GRPCRoute",
         port: GRPC,
         other_port: HTTP,
         spec: json!({}),
-        rule: json!({}),
         pods: || call("/a.S/M").pods(),
         shares: || call("/a.S/M").shares(8),
         bad: "grpc-status 14",

@@ -23,10 +23,10 @@ fn http_route() {
     let Some(mut table) = document::table("HTTPRoute") else { return };
     let mesh = Mesh::new("fields-http");
     let kind = Kind {
+        kind: "HTTPRoute",
         port: HTTP,
         other_port: MORE_HTTP,
         spec: json!({}),
-        rule: json!({}),
         pods: || get("/").pods(),
         shares: || get("/").shares(8),
         bad: "500",

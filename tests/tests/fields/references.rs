@@ -1,5 +1,7 @@
 //! What all kinds of routes have: parents and backends.
 
+use std::slice::from_ref;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,12 +13,12 @@ use crate::{
 
 /// How a kind of route is shown.
 pub(crate) struct Kind {
+    pub(crate) kind: &'static str,
     /// The port of Services that it is for, and another one.
     pub(crate) port: u16,
     pub(crate) other_port: u16,
-    /// What every route and every rule of the kind has besides.
+    /// What every route of the kind has besides.
     pub(crate) spec: Value,
-    pub(crate) rule: Value,
     /// Everybody who answers.
     pub(crate) pods: fn() -> Probe,
     /// Who answers how many of eight.
@@ -26,61 +28,51 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    fn route(&self, table: &Table, parent: Value, backends: &[Value], more: Value) -> Value {
-        let rule = and(self.rule.clone(), json!({"backendRefs": backends}));
-        let spec = and(self.spec.clone(), json!({"parentRefs": [parent], "rules": [rule]}));
-        object("gateway.networking.k8s.io/v1", table.kind, "rules", and(spec, more))
+    /// A route with this parent, these backends and fields of `spec`.
+    fn route(&self, parent: &Value, backends: Value, more: Value) -> Value {
+        let rules = json!({"parentRefs": [parent], "rules": [{"backendRefs": backends}]});
+        let spec = and(self.spec.clone(), rules);
+        object("gateway.networking.k8s.io/v1", self.kind, "rules", and(spec, more))
     }
 }
 
 /// Shows them. Without a rule in force the Service answers by itself: by both of its pods.
 pub(crate) fn show(table: &mut Table, mesh: &Mesh, kind: &Kind) {
-    let whole = json!({"group": "", "kind": "Service", "namespace": "shop", "name": SERVICE, "port": kind.port});
+    let parent = json!({"group": "", "kind": "Service", "namespace": "shop", "name": SERVICE, "port": kind.port});
     let one = backend("one", kind.port);
     let probe = (kind.pods)();
-    let without = |key: &str| {
-        let mut parent = whole.clone();
-        parent.as_object_mut().unwrap().remove(key);
-        parent
-    };
+    let with = |parent: &Value, more: Value| kind.route(parent, json!([one]), more);
+    let plain = with(&parent, json!({}));
+    let parent_and = |more: Value| with(&and(parent.clone(), more), json!({}));
     // A parent without a group or a kind is a Gateway, which is not ours.
-    for (key, parent) in [
-        ("group", without("group")),
-        ("kind", without("kind")),
-        ("name", and(whole.clone(), json!({"name": "one"}))),
-        ("namespace", and(whole.clone(), json!({"namespace": "elsewhere"}))),
-        ("port", and(whole.clone(), json!({"port": kind.other_port}))),
+    for other in [
+        parent_and(json!({"group": "gateway.networking.k8s.io"})),
+        parent_and(json!({"kind": "Gateway"})),
+        parent_and(json!({"name": "one"})),
+        parent_and(json!({"namespace": "elsewhere"})),
+        parent_and(json!({"port": kind.other_port})),
     ] {
-        let with = kind.route(table, whole.clone(), &[one.clone()], json!({}));
-        let without = kind.route(table, parent, &[one.clone()], json!({}));
-        assert!(whole.get(key).is_some());
-        table.acts(mesh, &probe, (&[with], "one"), (&[without], "one and two"));
+        table.acts(mesh, &probe, (from_ref(&plain), "one"), (&[other], "one and two"));
     }
-    let section = and(whole.clone(), json!({"sectionName": "http"}));
-    let (plain, sections) = (
-        kind.route(table, whole.clone(), &[one.clone()], json!({})),
-        kind.route(table, section, &[one.clone()], json!({})),
-    );
-    table.refused(&["spec.parentRefs[].sectionName"], &sections, &plain);
-    let default = |value: &str| kind.route(table, whole.clone(), &[one.clone()], json!({"useDefaultGateways": value}));
-    let (none, all) = (default("None"), default("All"));
+    table.refused(&["spec.parentRefs[].sectionName"], &parent_and(json!({"sectionName": "http"})), &plain);
+    let (none, all) =
+        (with(&parent, json!({"useDefaultGateways": "None"})), with(&parent, json!({"useDefaultGateways": "All"})));
     table.refused(&["spec.useDefaultGateways=All"], &all, &plain);
     table.acts(mesh, &probe, (&[none], "one"), (&[all], "one and two"));
     let here = json!({"group": "", "kind": "Service", "namespace": "shop", "name": "one", "port": kind.port});
-    for (more, seen) in [
+    let plain = kind.route(&parent, json!([here]), json!({}));
+    for (other, seen) in [
         (json!({"group": "apps"}), kind.bad),
         (json!({"kind": "Pod"}), kind.bad),
         (json!({"namespace": "elsewhere"}), kind.bad),
         (json!({"name": "two"}), "two"),
         (json!({"port": 9}), kind.bad),
     ] {
-        let with = kind.route(table, whole.clone(), &[here.clone()], json!({}));
-        let without = kind.route(table, whole.clone(), &[and(here.clone(), more)], json!({}));
-        table.acts(mesh, &probe, (&[with], "one"), (&[without], seen));
+        let other = kind.route(&parent, json!([and(here.clone(), other)]), json!({}));
+        table.acts(mesh, &probe, (from_ref(&plain), "one"), (&[other], seen));
     }
     let two = backend("two", kind.port);
-    let heavy = and(one.clone(), json!({"weight": 3}));
-    let with = kind.route(table, whole.clone(), &[heavy, two.clone()], json!({}));
-    let without = kind.route(table, whole.clone(), &[one, two], json!({}));
-    table.acts(mesh, &(kind.shares)(), (&[with], "one 6, two 2"), (&[without], "one 4, two 4"));
+    let heavy = kind.route(&parent, json!([and(one.clone(), json!({"weight": 3})), two]), json!({}));
+    let alike = kind.route(&parent, json!([one, two]), json!({}));
+    table.acts(mesh, &(kind.shares)(), (&[heavy], "one 6, two 2"), (&[alike], "one 4, two 4"));
 }

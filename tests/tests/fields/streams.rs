@@ -25,10 +25,10 @@ fn tcp_route() {
     let Some(mut table) = document::table("TCPRoute") else { return };
     let mesh = Mesh::new("fields-tcp");
     let kind = Kind {
+        kind: "TCPRoute",
         port: STREAM,
         other_port: ANY,
         spec: json!({}),
-        rule: json!({}),
         pods: || pods(STREAM, || b"x".to_vec()),
         shares: || shares(STREAM, || b"x".to_vec()),
         bad: "nobody",
@@ -50,10 +50,10 @@ fn tls_route() {
     let Some(mut table) = document::table("TLSRoute") else { return };
     let mesh = Mesh::new("fields-tls");
     let kind = Kind {
+        kind: "TLSRoute",
         port: ANY,
         other_port: STREAM,
         spec: json!({"hostnames": [HOST]}),
-        rule: json!({}),
         pods: || pods(ANY, || hello(HOST)),
         shares: || shares(ANY, || hello(HOST)),
         bad: "nobody",
@@ -66,7 +66,7 @@ fn tls_route() {
     };
     let plain = with(json!([HOST]), json!({}));
     let other = with(json!(["b.example"]), json!({}));
-    table.acts(&mesh, &(kind.pods)(), (&[plain.clone()], "one"), (&[other], "nobody"));
+    table.acts(&mesh, &(kind.pods)(), (std::slice::from_ref(&plain), "one"), (&[other], "nobody"));
     named_rules(&mut table, &plain, &with(json!([HOST]), json!({"name": "a"})));
     table.finish();
 }
