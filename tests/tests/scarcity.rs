@@ -108,7 +108,8 @@ fn near_the_limit_of_its_container_a_proxy_takes_nothing_new_and_says_so() {
         return;
     };
     group.set(1 << 30);
-    // What it had before stays in the account of its old group. In this one it gets 45 to 60 MB to hold, by how many connections to the application there are: answers that nobody takes.
+    // What it had before stays in the account of its old group. In this one it gets 45 to 60 MB to hold, by how many connections to the
+    // application there are: answers that nobody takes.
     let _large = large(&first);
     let mut holders = Vec::new();
     for _ in 0..4 {
