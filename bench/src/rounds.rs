@@ -1,12 +1,16 @@
 //! What is done to each candidate, and what is noted.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use anyhow::ensure;
 use serde::Serialize;
 
 use crate::{
-    candidate::{Candidate, MANY_ROUTES_PORT, ONE_ROUTE_PORT, RESUMED_PORT},
+    candidate::{Candidate, MANY_ROUTES_PORT, ONE_ROUTE_PORT, RESUMED_PORT, ROUTES},
     fresh,
     grpc::{self, Ask},
     load::{Load, Outcome, Pace},
@@ -158,11 +162,27 @@ fn routes(candidate: &Candidate, warm_up: Duration, span: Duration) -> anyhow::R
         .filter(|(scenario, _)| scenario.is_of(candidate.kind))
         .map(|(scenario, port)| {
             let address = SocketAddr::from((candidate.http.ip(), port));
+            for (rule, wanted) in
+                [(mesh::ASKED, "200"), (ROUTES - 1, if port == MANY_ROUTES_PORT { "200" } else { "404" })]
+            {
+                let said = first_line(address, &mesh::path_of(rule))?;
+                ensure!(said.contains(wanted), "rule {rule} of port {port}: {said}");
+            }
             let mut load = Load::connect(address, &mesh::path_of(mesh::ASKED), CONNECTIONS)?;
             load.run(Pace::Closed, warm_up)?;
             note(candidate, scenario, || load.run(Pace::Closed, span))
         })
         .collect()
+}
+
+/// What a single GET is answered with.
+fn first_line(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line)
 }
 
 fn note(
