@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests stand outside of #[test]
 
-use std::collections::HashSet;
+#[path = "support/shop.rs"]
+#[allow(dead_code, unreachable_pub)] // shared by files of this folder
+mod shop;
 
+use shop::Shop;
 use weir_config::{
     describe::{Callers, Rule, Service, Setting, WithoutEffect},
     model::{Name, Origin},
 };
 use weir_control::{
     describe::{self, Refused},
-    source::Item,
     translate::Mesh,
     world::World,
 };
@@ -51,14 +53,8 @@ spec: {containers: [{name: app, image: a}]}
 ";
 
 fn world(more: &[String]) -> World {
-    let mut world = World::default();
-    for text in std::iter::once(&SERVICES.to_owned()).chain(more) {
-        let manifests = weir_config::parse("d.yaml", text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
-        for item in manifests.iter().filter_map(|manifest| Item::of(&manifest.object)) {
-            world.apply(item, &mut HashSet::new());
-        }
-    }
-    world
+    let texts: Vec<&str> = std::iter::once(SERVICES).chain(more.iter().map(String::as_str)).collect();
+    Shop::new(&texts).world
 }
 
 /// A route for the Service `catalog`, made on this day.

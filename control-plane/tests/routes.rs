@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests stand outside of #[test]
 
+#[path = "support/shop.rs"]
+#[allow(unreachable_pub)] // shared by files of this folder
+mod shop;
+
 use std::{collections::HashSet, sync::Arc};
 
 use prost::Message as _;
+use shop::Shop;
 use weir_config::model::Name;
 use weir_control::{
-    source::Item,
-    translate::{Key, Mesh, Of, Views, resource},
-    world::{Subject, World},
+    translate::{Key, Of, Views, resource},
+    world::Subject,
 };
 use weir_xds::{
     BAD_BACKEND_CLUSTER, Kind,
@@ -53,11 +57,6 @@ metadata: {name: far, namespace: other}
 spec: {clusterIP: 198.19.0.13, ports: [{port: 80}]}
 ";
 
-struct Shop {
-    world: World,
-    mesh: Mesh,
-}
-
 fn cluster(name: &str) -> String {
     format!("outbound|80||{name}.shop.svc.cluster.local")
 }
@@ -79,24 +78,12 @@ fn rule(rule: &str) -> String {
     route("HTTPRoute", "rules", "shop", &format!("{}  rules:\n  - {rule}", parent(", port: 80")))
 }
 
+/// These Services, and what a test is about.
+fn shop_with(text: &str) -> Shop {
+    Shop::new(&[SERVICES, text])
+}
+
 impl Shop {
-    fn new(text: &str) -> Self {
-        let mesh = Mesh { trust_domain: "cluster.local".parse().unwrap(), cluster_domain: "cluster.local".into() };
-        let mut shop = Self { world: World::default(), mesh };
-        shop.apply(SERVICES);
-        shop.apply(text);
-        shop
-    }
-
-    fn apply(&mut self, text: &str) -> HashSet<Subject> {
-        let manifests = weir_config::parse("r.yaml", text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
-        let mut touched = HashSet::new();
-        for item in manifests.iter().filter_map(|manifest| Item::of(&manifest.object)) {
-            self.world.apply(item, &mut touched);
-        }
-        touched
-    }
-
     fn get<T: prost::Message + Default>(&self, kind: Kind, name: &str, caller: &str) -> Option<T> {
         let pod = Name::new(caller, "client");
         let key = Key::new(kind, Arc::from(name), &pod);
@@ -166,10 +153,10 @@ fn seconds(duration: Option<&Duration>) -> Option<f64> {
 
 #[test]
 fn a_time_out_is_what_was_said_or_none_at_all() {
-    assert_eq!(seconds(Shop::new("").forward().timeout.as_ref()), Some(0.0), "unset is 15 seconds for Envoy");
+    assert_eq!(seconds(shop_with("").forward().timeout.as_ref()), Some(0.0), "unset is 15 seconds for Envoy");
     let backends = "backendRefs: [{name: v1, port: 80}]";
     let action =
-        Shop::new(&rule(&format!("{backends}\n    timeouts: {{request: 10s, backendRequest: 2500ms}}"))).forward();
+        shop_with(&rule(&format!("{backends}\n    timeouts: {{request: 10s, backendRequest: 2500ms}}"))).forward();
     assert_eq!(seconds(action.timeout.as_ref()), Some(10.0));
     let policy = action.retry_policy.unwrap();
     assert_eq!((seconds(policy.per_try_timeout.as_ref()), policy.num_retries.unwrap().value), (Some(2.5), 0));
@@ -179,12 +166,12 @@ fn a_time_out_is_what_was_said_or_none_at_all() {
 #[test]
 fn retries_in_envoys_words() {
     let text = "retry: {codes: [500, 503], attempts: 4, backoff: 100ms}\n    backendRefs: [{name: v1, port: 80}]";
-    let policy = Shop::new(&rule(text)).forward().retry_policy.unwrap();
+    let policy = shop_with(&rule(text)).forward().retry_policy.unwrap();
     assert_eq!(policy.retry_on, "connect-failure,refused-stream,reset,retriable-status-codes");
     assert_eq!((policy.retriable_status_codes, policy.num_retries.unwrap().value), (vec![500, 503], 4));
     let pause = policy.retry_back_off.unwrap();
     assert_eq!((seconds(pause.base_interval.as_ref()), seconds(pause.max_interval.as_ref())), (Some(0.1), Some(1.0)));
-    let policy = Shop::new(&rule("retry: {}\n    backendRefs: [{name: v1, port: 80}]")).forward().retry_policy.unwrap();
+    let policy = shop_with(&rule("retry: {}\n    backendRefs: [{name: v1, port: 80}]")).forward().retry_policy.unwrap();
     assert_eq!(
         (policy.retry_on.as_str(), policy.num_retries.unwrap().value),
         ("connect-failure,refused-stream,reset", 2)
@@ -198,7 +185,7 @@ fn paths_and_hosts_are_rewritten() {
             "matches: [{{path: {{value: {prefix}}}}}]\n    filters: [{{type: URLRewrite, urlRewrite: {{hostname: in.example, path: \
              {change}}}}}]\n    backendRefs: [{{name: v1, port: 80}}]"
         );
-        let action = Shop::new(&rule(&text)).forward();
+        let action = shop_with(&rule(&text)).forward();
         assert_eq!(action.host_rewrite_specifier, Some(HostRewriteSpecifier::HostRewriteLiteral("in.example".into())));
         match action.regex_rewrite {
             Some(rewrite) => format!("{} -> {}", rewrite.pattern.unwrap().regex, rewrite.substitution),
@@ -224,7 +211,7 @@ fn paths_and_hosts_are_rewritten() {
 fn redirects_name_a_port_where_it_is_not_known() {
     let redirect = |port: u16, redirect: &str| {
         let rules = format!("  rules:\n  - filters: [{{type: RequestRedirect, requestRedirect: {redirect}}}]");
-        let shop = Shop::new(&route("HTTPRoute", "rules", "shop", &format!("{}{rules}", parent(""))));
+        let shop = shop_with(&route("HTTPRoute", "rules", "shop", &format!("{}{rules}", parent(""))));
         let Some(Action::Redirect(action)) = shop.routes_for(port, "shop").remove(0).action else {
             panic!("no redirect")
         };
@@ -255,7 +242,7 @@ fn redirects_name_a_port_where_it_is_not_known() {
         codes.iter().all(|(code, number)| redirect(80, &format!("{{statusCode: {code}}}")).response_code == *number)
     );
     let text = "matches: [{path: {value: /a}}]\n    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]";
-    let prefix = Shop::new(&rule(text)).redirect().path_rewrite_specifier;
+    let prefix = shop_with(&rule(text)).redirect().path_rewrite_specifier;
     assert_eq!(prefix, Some(PathRewriteSpecifier::PrefixRewrite("/b".into())));
 }
 
@@ -266,7 +253,7 @@ fn copies_go_where_they_can() {
     - {type: RequestMirror, requestMirror: {backendRef: {name: nobody, port: 80}}}
     - {type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}, percent: 0}}
     backendRefs: [{name: v1, port: 80}]";
-    let mirrors = Shop::new(&rule(text)).forward().request_mirror_policies;
+    let mirrors = shop_with(&rule(text)).forward().request_mirror_policies;
     assert_eq!(mirrors.len(), 1, "{mirrors:?}");
     let share = mirrors[0].runtime_fraction.clone().unwrap().default_value.unwrap();
     assert_eq!((mirrors[0].cluster.as_str(), share.numerator, share.denominator), (cluster("v2").as_str(), 200_000, 2));
@@ -278,7 +265,7 @@ fn pages_and_sessions() {
     filters: [{type: CORS, cors: {allowOrigins: ['https://*.A.example', 'http://b:80'], allowMethods: [GET, PUT], allowHeaders: [x-a]}}]
     sessionPersistence: {cookieConfig: {lifetimeType: Permanent}, absoluteTimeout: 1h}
     backendRefs: [{name: v1, port: 80}]";
-    let route = Shop::new(&rule(text)).routes().remove(0);
+    let route = shop_with(&rule(text)).routes().remove(0);
     let config = |name: &str| route.typed_per_filter_config[name].clone();
     let cors = config(envoy::CORS);
     assert_eq!(cors.type_url, envoy::type_url::<CorsPolicy>());
@@ -310,7 +297,7 @@ fn pages_and_sessions() {
 #[test]
 fn backends_without_a_weight_are_told_for_sessions_alone() {
     let backends = "backendRefs: [{name: v1, port: 80, weight: 0}, {name: v2, port: 80, weight: 1}, {name: nobody, port: 80, weight: 0}]";
-    let told = |text: &str| match Shop::new(&rule(text)).forward().cluster_specifier.unwrap() {
+    let told = |text: &str| match shop_with(&rule(text)).forward().cluster_specifier.unwrap() {
         ClusterSpecifier::Cluster(cluster) => vec![(cluster, 1)],
         ClusterSpecifier::WeightedClusters(weighted) => {
             weighted.clusters.into_iter().map(|share| (share.name, share.weight.unwrap().value)).collect()
@@ -335,7 +322,7 @@ fn calls_of_grpc_by_service_and_method() {
   - backendRefs: [{{name: nobody, port: 80}}]",
         parent(", port: 80")
     );
-    let shop = Shop::new(&route("GRPCRoute", "calls", "shop", &spec));
+    let shop = shop_with(&route("GRPCRoute", "calls", "shop", &spec));
     let paths: Vec<String> = shop
         .routes()
         .into_iter()
@@ -373,7 +360,7 @@ fn the_more_special_kind_counts_for_each_port() {
         "shop",
         &format!("{}  rules: [{{backendRefs: [{{name: v2, port: 80}}]}}]", parent("")),
     );
-    let shop = Shop::new(&[http, grpc, tcp].join("---\n"));
+    let shop = shop_with(&[http, grpc, tcp].join("---\n"));
     assert_eq!(shop.names(80, "shop"), ["GRPCRoute/shop/calls/0/0"]);
     assert_eq!(shop.names(8080, "shop"), ["HTTPRoute/shop/web/0/0"]);
     assert_eq!(shop.names(9000, "shop"), ["HTTPRoute/shop/web/0/0"], "what is not declared may speak HTTP");
@@ -386,7 +373,7 @@ fn rules_of_another_namespace_are_for_its_own_callers_alone() {
         let rules = format!("{}  rules: [{{backendRefs: [{backend}]}}]", parent(", port: 80"));
         route("HTTPRoute", "mine", "other", &rules)
     };
-    let mut shop = Shop::new(&rule("backendRefs: [{name: v1, port: 80}]"));
+    let mut shop = shop_with(&rule("backendRefs: [{name: v1, port: 80}]"));
     let touched = shop.apply(&consumer("{name: v2, namespace: shop, port: 80}"));
     assert!(touched.contains(&Subject::Routes(Name::new("shop", "catalog"))));
     assert_eq!(shop.names(80, "other"), ["HTTPRoute/other/mine/0/0"]);
@@ -409,7 +396,7 @@ fn rules_of_another_namespace_are_for_its_own_callers_alone() {
 
 #[test]
 fn a_third_namespace_has_to_grant_what_is_sent_to_it() {
-    let mut shop = Shop::new(&rule("backendRefs: [{name: far, namespace: other, port: 80}]"));
+    let mut shop = shop_with(&rule("backendRefs: [{name: far, namespace: other, port: 80}]"));
     let status = |shop: &Shop| match shop.routes().remove(0).action {
         Some(Action::DirectResponse(answer)) => answer.status,
         _ => 0,
@@ -429,7 +416,7 @@ fn streams_by_share_and_by_the_servers_name() {
         "{}  rules: [{{backendRefs: [{{name: v1, port: 80, weight: 9}}, {{name: v2, port: 80}}, {{name: nobody, port: 80, weight: 2}}, {{name: v2, port: 80, weight: 0}}]}}]",
         parent(", port: 6379")
     );
-    let shop = Shop::new(&route("TCPRoute", "bytes", "shop", &tcp));
+    let shop = shop_with(&route("TCPRoute", "bytes", "shop", &tcp));
     assert_eq!(
         shop.streams(6379, "shop"),
         [format!(" -> 9*{}+1*{}+2*{BAD_BACKEND_CLUSTER}", cluster("v1"), cluster("v2"))]
@@ -441,7 +428,7 @@ fn streams_by_share_and_by_the_servers_name() {
         );
         route("TLSRoute", name, "shop", &spec).replace("2026-01-01", created)
     };
-    let shop = Shop::new(
+    let shop = shop_with(
         &[
             tls("new", "2026-01-02", "a.example, b.example", "v2"),
             tls("old", "2026-01-01", "a.example, '*.example'", "v1"),
@@ -453,7 +440,7 @@ fn streams_by_share_and_by_the_servers_name() {
         [format!("a.example+*.example -> {}", cluster("v1")), format!("b.example -> {}", cluster("v2"))],
         "of two for one name the older one counts"
     );
-    let shop = Shop::new(&tls("bad", "2026-01-01", "a.example", "nobody"));
+    let shop = shop_with(&tls("bad", "2026-01-01", "a.example", "nobody"));
     assert_eq!(shop.streams(9000, "shop"), [format!("a.example -> {BAD_BACKEND_CLUSTER}")]);
 }
 
@@ -470,7 +457,7 @@ fn a_circle_of_rules_ends_at_the_first_backend() {
             ),
         )
     };
-    let shop = Shop::new(&[to("catalog", "v1"), to("v1", "catalog"), to("v2", "v2")].join("---\n"));
+    let shop = shop_with(&[to("catalog", "v1"), to("v1", "catalog"), to("v2", "v2")].join("---\n"));
     assert_eq!(shop.names(80, "shop"), ["HTTPRoute/shop/catalog/0/0"]);
     let own: RouteConfiguration = shop.get(Kind::Route, "v2.shop.svc.cluster.local:80", "shop").unwrap();
     let Some(Action::Route(action)) = own.virtual_hosts[0].routes[0].action.clone() else { panic!("{own:?}") };
@@ -489,7 +476,7 @@ fn five_thousand_rules_on_one_service() {
         let rules: String = (0..16).map(matches).collect();
         route("HTTPRoute", &format!("r{i}"), "shop", &format!("{}  rules:\n{rules}", parent(", port: 80")))
     };
-    let mut shop = Shop::new("");
+    let mut shop = shop_with("");
     for i in 0..313 {
         shop.apply(&object(i));
     }

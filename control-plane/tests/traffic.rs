@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests stand outside of #[test]
 
-use std::{collections::HashSet, sync::Arc};
+#[path = "support/shop.rs"]
+#[allow(unreachable_pub)] // shared by files of this folder
+mod shop;
+
+use std::sync::Arc;
 
 use prost::Message as _;
+use shop::Shop;
 use weir_config::model::Name;
 use weir_control::{
-    source::Item,
-    translate::{Key, Mesh, Of, Views, resource},
-    world::{Subject, World},
+    translate::{Key, Of, Views, resource},
+    world::Subject,
 };
 use weir_xds::{
     Kind,
@@ -39,29 +43,12 @@ metadata: {name: web, namespace: shop}
 spec: {clusterIP: 198.19.0.10, ports: [{name: http, port: 80}, {name: http-alt, port: 8080}]}
 ";
 
-struct Shop {
-    world: World,
-    mesh: Mesh,
+/// These Services, and what a test is about.
+fn shop_with(text: &str) -> Shop {
+    Shop::new(&[SERVICE, text])
 }
 
 impl Shop {
-    fn new(text: &str) -> Self {
-        let mesh = Mesh { trust_domain: "cluster.local".parse().unwrap(), cluster_domain: "cluster.local".into() };
-        let mut shop = Self { world: World::default(), mesh };
-        shop.apply(SERVICE);
-        shop.apply(text);
-        shop
-    }
-
-    fn apply(&mut self, text: &str) -> HashSet<Subject> {
-        let manifests = weir_config::parse("r.yaml", text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
-        let mut touched = HashSet::new();
-        for item in manifests.iter().filter_map(|manifest| Item::of(&manifest.object)) {
-            self.world.apply(item, &mut touched);
-        }
-        touched
-    }
-
     fn get<T: prost::Message + Default>(&self, kind: Kind, name: &str, caller: &Name) -> T {
         let key = Key::new(kind, Arc::from(name), caller);
         let view = Views::of(&self.world, kind, &Of::parse(&self.mesh, &key).unwrap()).by(caller);
@@ -112,7 +99,7 @@ fn seconds(duration: Option<&Duration>) -> f64 {
 
 #[test]
 fn without_policies_nothing_is_said() {
-    let cluster = Shop::new("").cluster();
+    let cluster = shop_with("").cluster();
     assert_eq!(cluster.lb_policy, i32::from(LbPolicy::LeastRequest));
     assert!(
         cluster.circuit_breakers.is_none() && cluster.outlier_detection.is_none() && cluster.health_checks.is_empty()
@@ -123,7 +110,7 @@ fn without_policies_nothing_is_said() {
 
 #[test]
 fn balancing() {
-    let with = |balancer: &str| Shop::new(&rule(&format!("loadBalancer: {{{balancer}}}"))).cluster();
+    let with = |balancer: &str| shop_with(&rule(&format!("loadBalancer: {{{balancer}}}"))).cluster();
     for (text, policy) in [
         ("simple: LEAST_REQUEST", LbPolicy::LeastRequest),
         ("simple: LEAST_CONN", LbPolicy::LeastRequest),
@@ -155,7 +142,7 @@ fn the_key_of_an_endpoint_stands_in_every_route_to_it() {
         }
         other => panic!("{other:?}"),
     };
-    let mut shop = Shop::new(&rule("loadBalancer: {consistentHash: {httpCookie: {name: c, path: /, ttl: 1h}}}"));
+    let mut shop = shop_with(&rule("loadBalancer: {consistentHash: {httpCookie: {name: c, path: /, ttl: 1h}}}"));
     let keys: Vec<PolicySpecifier> = key(&shop, 0);
     let [PolicySpecifier::Cookie(cookie)] = keys.as_slice() else { panic!("{keys:?}") };
     assert_eq!((cookie.name.as_str(), cookie.path.as_str(), seconds(cookie.ttl.as_ref())), ("c", "/", 3600.0));
@@ -171,7 +158,7 @@ fn the_key_of_an_endpoint_stands_in_every_route_to_it() {
 
 #[test]
 fn limits_of_connections_and_requests() {
-    let cluster = Shop::new(&rule(
+    let cluster = shop_with(&rule(
         "connectionPool: {tcp: {maxConnections: 5, connectTimeout: 250ms}, http: {http1MaxPendingRequests: 6, http2MaxRequests: 7, maxRetries: 0, maxRequestsPerConnection: 9, idleTimeout: 1m}}",
     ))
     .cluster();
@@ -192,7 +179,7 @@ fn limits_of_connections_and_requests() {
     assert!(matches!(options.upstream_protocol_options, Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_))));
     let common = options.common_http_protocol_options.unwrap();
     assert_eq!((seconds(common.idle_timeout.as_ref()), common.max_requests_per_connection.unwrap().value), (60.0, 9));
-    let only = Shop::new(&rule("connectionPool: {tcp: {maxConnections: 5}}")).cluster();
+    let only = shop_with(&rule("connectionPool: {tcp: {maxConnections: 5}}")).cluster();
     let limits = &only.circuit_breakers.unwrap().thresholds[0];
     assert_eq!(value(&limits.max_requests), u32::MAX, "Envoy would take 1,024");
 }
@@ -200,7 +187,7 @@ fn limits_of_connections_and_requests() {
 #[test]
 fn outliers() {
     let text = "outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 4, interval: 5s, baseEjectionTime: 1m, maxEjectionPercent: 50, minHealthPercent: 30}";
-    let cluster = Shop::new(&rule(text)).cluster();
+    let cluster = shop_with(&rule(text)).cluster();
     let found = cluster.outlier_detection.unwrap();
     let value = |number: Option<weir_xds::envoy::protobuf::UInt32Value>| number.map(|number| number.value);
     assert_eq!((value(found.consecutive_5xx), value(found.enforcing_consecutive_5xx)), (None, Some(0)));
@@ -219,7 +206,7 @@ fn outliers() {
 
 #[test]
 fn a_port_has_its_own_and_another_namespace_its_own() {
-    let mut shop = Shop::new(&rule(
+    let mut shop = shop_with(&rule(
         "loadBalancer: {simple: RANDOM}\n    portLevelSettings: [{port: {number: 8080}, loadBalancer: {simple: ROUND_ROBIN}}]",
     ));
     let alt = "outbound|8080||web.shop.svc.cluster.local";
@@ -257,7 +244,7 @@ fn places_by_the_callers_own() {
         pod("p3", "n3", "198.18.0.3"),
     ]
     .join("\n---\n");
-    let mut shop = Shop::new(&world);
+    let mut shop = shop_with(&world);
     let seen = |shop: &Shop, caller: &str| -> Vec<(String, u32, Option<u32>)> {
         let endpoints: ClusterLoadAssignment = shop.get(Kind::Endpoints, CLUSTER, &Name::new("shop", caller));
         endpoints
@@ -299,7 +286,7 @@ fn endpoints_are_asked_and_retries_are_bounded() {
   - {type: TCP}
   retryBudget: {percent: 12.5, minConcurrency: 1}",
     );
-    let cluster = Shop::new(&text).cluster();
+    let cluster = shop_with(&text).cluster();
     let [http, grpc, tcp] = cluster.health_checks.as_slice() else { panic!("{:?}", cluster.health_checks) };
     assert_eq!((seconds(http.interval.as_ref()), seconds(http.timeout.as_ref())), (5.0, 0.5));
     assert_eq!((seconds(tcp.interval.as_ref()), seconds(tcp.timeout.as_ref())), (10.0, 1.0));
@@ -321,7 +308,7 @@ fn faults_rates_and_sizes_by_service_route_and_rule() {
   rateLimit: {requests: 10, interval: 1m, burst: 20}
   limits: {requestBodyBytes: 1048576}",
     );
-    let mut shop = Shop::new(&text);
+    let mut shop = shop_with(&text);
     let fault: HttpFault = shop.config(0, envoy::FAULT).unwrap();
     let (delay, abort) = (fault.delay.unwrap(), fault.abort.unwrap());
     assert_eq!((delay.percentage.unwrap().numerator, abort.percentage.unwrap().numerator), (1000, 250_000));
@@ -469,7 +456,7 @@ fn what_is_wrong_is_refused_by_field() {
 
 #[test]
 fn a_policy_for_what_is_not_there_is_told() {
-    let shop = Shop::new(&policy(
+    let shop = shop_with(&policy(
         "{kind: Service, name: nobody}, {group: gateway.networking.k8s.io, kind: GRPCRoute, name: r}",
         "rateLimit: {requests: 1}",
     ));
