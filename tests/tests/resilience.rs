@@ -150,12 +150,6 @@ fn what_fails_is_asked_of_another_server_where_the_rule_says_so() {
     each_with(&[1, 4], |workers| {
         // Outside of the mesh: a server's own proxy would answer 503 where its server ends the connection.
         let shop = Shop::with("retries", 2, workers, first_fails, true, |_| {});
-        // Retries are not what is missing, whoever gets how many of the requests.
-        shop.patched.clusters("shop", |cluster| {
-            let budget = RetryBudget { min_retry_concurrency: number(3), ..Default::default() };
-            let thresholds = vec![Thresholds { retry_budget: Some(budget), ..Default::default() }];
-            cluster.circuit_breakers = Some(cluster::CircuitBreakers { thresholds, ..Default::default() });
-        });
         // Without a rule nothing that was sent is sent again.
         let mut failed = 0;
         for round in 0..40 {
@@ -167,6 +161,12 @@ fn what_fails_is_asked_of_another_server_where_the_rule_says_so() {
                 let per_try = (on == "5xx").then(|| milliseconds(300)).flatten();
                 action.retry_policy =
                     Some(RetryPolicy { per_try_timeout: per_try, retriable_status_codes: vec![418], ..retry(on, 2) });
+            });
+            // Retries are not what is missing, whoever gets how many of the requests.
+            shop.patched.clusters("shop", |cluster| {
+                let budget = RetryBudget { min_retry_concurrency: number(3), ..Default::default() };
+                let thresholds = vec![Thresholds { retry_budget: Some(budget), ..Default::default() }];
+                cluster.circuit_breakers = Some(cluster::CircuitBreakers { thresholds, ..Default::default() });
             });
         };
         for (on, fails, all) in [
@@ -197,6 +197,7 @@ fn what_fails_is_asked_of_another_server_where_the_rule_says_so() {
         }
         assert!(shop.client.metric("weir_retries_total", &[("reason", "answer")]) > 0.0);
         assert!(shop.client.metric("weir_retries_total", &[("reason", "no_answer")]) > 0.0);
+        assert!(shop.client.metric("weir_retries_total", &[("reason", "budget_exhausted")]) < 0.5);
     });
 }
 
