@@ -339,7 +339,7 @@ impl World {
         }
     }
 
-    /// What a policy says of a service changes how it is called, and by which key requests find their endpoint.
+    /// What a policy says of a service changes how it is called, and by which key requests and streams find their endpoint.
     fn touch_policy(&self, set: &PolicySet, touched: &mut HashSet<Subject>) {
         for service in set.services.iter().map(|policy| &policy.service) {
             touched.extend([
@@ -347,6 +347,9 @@ impl World {
                 Subject::Endpoints(service.clone()),
                 Subject::Routes(service.clone()),
             ]);
+            if let Some(service) = self.services.get(service) {
+                touched.extend(service.addresses().iter().copied().map(Subject::Address));
+            }
             for set in all(&self.routes_to, service).filter_map(|origin| self.routes.get(origin)) {
                 self.touch_parents(set, touched);
             }
@@ -574,7 +577,7 @@ impl World {
         policies.filter_map(ServicePolicy::audience).collect()
     }
 
-    /// The same of all services that rules of a service send to, as far as requests carry the key of an endpoint.
+    /// The same of all services that rules of a service send to, as far as requests and streams carry the key of an endpoint.
     pub fn hash_audiences(&self, service: &Name) -> BTreeSet<&Arc<str>> {
         let targets =
             self.routes_for(service).flat_map(|set| set.rules.targets()).map(|(_, _, target)| &target.service);

@@ -28,9 +28,12 @@ use weir_xds::{
         core::health_check::HealthChecker,
         endpoint::ClusterLoadAssignment,
         fault::{HttpFault, fault_abort::ErrorType},
+        kinds::hash_policy::PolicySpecifier as StreamKey,
+        listener::{Listener, filter::ConfigType},
         local_ratelimit::LocalRateLimit,
         protobuf::Duration,
         route::{Route, RouteConfiguration, route::Action, route_action::hash_policy::PolicySpecifier},
+        tcp_proxy::TcpProxy,
         upstream_http::{HttpProtocolOptions, http_protocol_options::UpstreamProtocolOptions},
     },
 };
@@ -40,7 +43,7 @@ const SERVICE: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
-spec: {clusterIP: 198.19.0.10, ports: [{name: http, port: 80}, {name: http-alt, port: 8080}]}
+spec: {clusterIP: 198.19.0.10, ports: [{name: http, port: 80}, {name: http-alt, port: 8080}, {name: tcp, port: 90}, {name: any, port: 91}]}
 ";
 
 /// These Services, and what a test is about.
@@ -154,6 +157,28 @@ fn the_key_of_an_endpoint_stands_in_every_route_to_it() {
     assert!(touched.contains(&Subject::Routes(Name::new("shop", "web"))), "{touched:?}");
     let keys: Vec<PolicySpecifier> = key(&shop, 0);
     assert!(matches!(keys.as_slice(), [PolicySpecifier::QueryParameter(query)] if query.name == "q"), "{keys:?}");
+}
+
+/// Streams have the source address for a key or none, and a listener says so to those whom the rule is for.
+#[test]
+fn the_key_of_streams_is_where_they_come_from() {
+    let source = |shop: &Shop, port: u16, namespace: &str| {
+        let name = format!("weir/outbound/198.19.0.10:{port}");
+        let listener: Listener = shop.get(Kind::Listener, &name, &Name::new(namespace, "client"));
+        let last = listener.default_filter_chain.as_ref().unwrap_or(&listener.filter_chains[0]);
+        let Some(ConfigType::TypedConfig(config)) = &last.filters[0].config_type else { panic!("no filter") };
+        assert_eq!(config.type_url, envoy::TCP_PROXY_TYPE_URL);
+        let policy = TcpProxy::decode(config.value.as_slice()).unwrap().hash_policy;
+        assert!(policy.iter().all(|one| matches!(one.policy_specifier, Some(StreamKey::SourceIp(_)))));
+        policy.len()
+    };
+    let mut shop = shop_with(&rule("loadBalancer: {consistentHash: {useSourceIp: true}}"));
+    assert_eq!([90, 91].map(|port| source(&shop, port, "shop")), [1, 1]);
+    let touched = shop.apply(&rule("loadBalancer: {consistentHash: {httpHeaderName: x}}"));
+    assert!(touched.contains(&Subject::Address("198.19.0.10".parse().unwrap())), "{touched:?}");
+    assert_eq!([90, 91].map(|port| source(&shop, port, "shop")), [0, 0]);
+    shop.apply(&rule_in("other", "web.shop.svc.cluster.local", "loadBalancer: {consistentHash: {useSourceIp: true}}"));
+    assert_eq!(["shop", "other", "third"].map(|namespace| source(&shop, 90, namespace)), [0, 1, 0]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ use crate::{
     settings::Settings,
     telemetry::{AccessLog, Peer, PeerFields, Registry, log::LogControl},
     tls::MeshTls,
+    upstream::Handover,
 };
 
 /// How often entries that nobody uses are looked for.
@@ -149,6 +150,7 @@ async fn start(settings: Settings, log: LogControl) -> Result<(), AppError> {
         access_log: Arc::new(access_log.clone()),
         drain: drain.clone(),
         overload,
+        handover: Handover::default(),
     };
     let bring_up = async {
         wait_for_configuration(&settings, &store, &registry, &readiness).await;

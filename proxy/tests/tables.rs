@@ -197,7 +197,7 @@ fn what_does_not_exist_is_said_and_can_come_later() {
     plane.remove(Kind::Endpoints, "c");
     let Answer::Known(known) = plane.answer() else { panic!("{:?}", plane.answer()) };
     assert_eq!(known.protocol, Protocol::Opaque);
-    let cluster = known.streams.as_ref().unwrap().pick(None).unwrap().cluster().clone();
+    let cluster = known.streams.as_ref().unwrap().pick(None).unwrap().target.cluster().clone();
     assert!(cluster.unwrap().endpoints().as_ref().unwrap().endpoints.is_empty());
 }
 

@@ -68,7 +68,7 @@ fn of_streams(world: &World, all: &[StreamRoute<'_>], at: usize, stream: &Stream
         place: at + 1,
         object: stream.set.origin.to_string(),
         rule: 0,
-        name: None,
+        name: stream.rule.name.clone(),
         match_index: 0,
         matches: parts.join(" or "),
         does: does.collect(),

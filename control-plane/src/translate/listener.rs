@@ -10,6 +10,7 @@ use weir_xds::{
         self,
         core::TrafficDirection,
         hcm::{HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter},
+        kinds::HashPolicy,
         listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter},
         protobuf::{Any, UInt32Value},
         tcp_proxy::{
@@ -55,13 +56,15 @@ pub(super) fn listener(mesh: &Mesh, world: &World, name: &str, of: &Of, view: &V
 }
 
 fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr, view: &View) -> Option<Vec<u8>> {
+    let mut key = Vec::new();
     let (protocol, routes, cluster) = if let Some(service) = world.service_at(address.ip()) {
         let port = service.port(address.port())?;
         let host = mesh.host(service);
         let sets = world.routes_of(service, port, view.namespace.as_deref());
         if sets.iter().any(|set| !set.rules.level().is_of_requests()) {
-            return Some(streams(mesh, world, outbound_base(name, address, false), sets));
+            return Some(streams(mesh, world, outbound_base(name, address, false), sets, view));
         }
+        key = route::hash::of_streams(world, [(&service.name, port.number)], view);
         (world.service_protocol(service, port), format!("{host}:{}", port.number), service_cluster(port.number, &host))
     } else {
         // A pod address goes straight to that pod, on listed ports and on others.
@@ -70,13 +73,14 @@ fn outbound(mesh: &Mesh, world: &World, name: &str, address: SocketAddr, view: &
     };
     let http =
         || hcm(&routes, RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: routes.clone() }));
+    let tcp = || tcp_proxy(&cluster, ClusterSpecifier::Cluster(cluster.clone()), key);
     let mut bytes = outbound_base(name, address, protocol == Protocol::Undeclared).encode_to_vec();
     match protocol {
         Protocol::Http => append(&mut bytes, CHAINS, &chain(None, http(), None)),
-        Protocol::Opaque => append(&mut bytes, CHAINS, &chain(None, tcp(&cluster), None)),
+        Protocol::Opaque => append(&mut bytes, CHAINS, &chain(None, tcp(), None)),
         Protocol::Undeclared => {
             append(&mut bytes, CHAINS, &chain(Some(matching(None, true)), http(), None));
-            append(&mut bytes, DEFAULT_CHAIN, &chain(None, tcp(&cluster), None));
+            append(&mut bytes, DEFAULT_CHAIN, &chain(None, tcp(), None));
         }
     }
     Some(bytes)
@@ -93,23 +97,33 @@ fn outbound_base(name: &str, address: SocketAddr, inspects: bool) -> Listener {
 }
 
 /// A port that has rules for streams: they are passed on whatever they speak, by the name of the server that TLS asks for, or all of
-/// them. Of several rules for the same the older one counts. What no rule is for is refused.
-fn streams(mesh: &Mesh, world: &World, mut base: Listener, sets: Vec<&RouteSet>) -> Vec<u8> {
+/// them. Of several rules for the same the older one counts. What no rule is for is refused. A chain is named by its rule, its filter by
+/// the rule's object.
+fn streams(mesh: &Mesh, world: &World, mut base: Listener, sets: Vec<&RouteSet>, view: &View) -> Vec<u8> {
     let mut chains = Vec::new();
     let mut every = None;
     for stream in streams_in_precedence(sets) {
-        let to =
-            || split(&stream.set.origin.to_string(), &route::shares(mesh, world, stream.set, &stream.rule.backends));
+        let to = || {
+            let backends = &stream.rule.backends;
+            let specifier = split(&route::shares(mesh, world, stream.set, backends));
+            let key = route::hash::of_streams(world, route::targets(backends), view);
+            tcp_proxy(&stream.set.origin.to_string(), specifier, key)
+        };
+        let named = |matching: Option<FilterChainMatch>, filter: Filter| {
+            let name = format!("{}/{}", stream.set.origin, stream.rule.name.as_deref().unwrap_or("0"));
+            let filters = vec![filter];
+            FilterChain { name, filter_chain_match: matching, filters, ..Default::default() }.encode_to_vec()
+        };
         let names: Vec<String> = stream.own().map(str::to_owned).collect();
         if names.is_empty() {
             continue;
         }
         if stream.rule.server_names.is_empty() {
-            every = Some(chain(None, to(), None));
+            every = Some(named(None, to()));
         } else {
             let matching =
                 FilterChainMatch { server_names: names, transport_protocol: TLS.to_owned(), ..Default::default() };
-            chains.push(chain(Some(matching), to(), None));
+            chains.push(named(Some(matching), to()));
         }
     }
     if !chains.is_empty() {
@@ -122,8 +136,8 @@ fn streams(mesh: &Mesh, world: &World, mut base: Listener, sets: Vec<&RouteSet>)
     bytes
 }
 
-fn split(stat_prefix: &str, shares: &[(&Backend, String)]) -> Filter {
-    let specifier = match shares {
+fn split(shares: &[(&Backend, String)]) -> ClusterSpecifier {
+    match shares {
         [] => ClusterSpecifier::Cluster(BAD_BACKEND_CLUSTER.to_owned()),
         [(_, cluster)] => ClusterSpecifier::Cluster(cluster.clone()),
         shares => ClusterSpecifier::WeightedClusters(WeightedCluster {
@@ -136,8 +150,7 @@ fn split(stat_prefix: &str, shares: &[(&Backend, String)]) -> Filter {
                 })
                 .collect(),
         }),
-    };
-    tcp_proxy(stat_prefix, specifier)
+    }
 }
 
 fn inbound(mesh: &Mesh, world: &World, name: &str, pod: &Name) -> Option<Vec<u8>> {
@@ -245,12 +258,16 @@ fn hcm(stat_prefix: &str, routes: RouteSpecifier) -> Filter {
 }
 
 fn tcp(cluster: &str) -> Filter {
-    tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.to_owned()))
+    tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.to_owned()), Vec::new())
 }
 
-fn tcp_proxy(stat_prefix: &str, specifier: ClusterSpecifier) -> Filter {
-    let proxy =
-        TcpProxy { stat_prefix: stat_prefix.to_owned(), cluster_specifier: Some(specifier), ..Default::default() };
+fn tcp_proxy(stat_prefix: &str, specifier: ClusterSpecifier, hash_policy: Vec<HashPolicy>) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        cluster_specifier: Some(specifier),
+        hash_policy,
+        ..Default::default()
+    };
     Filter {
         name: envoy::TCP_PROXY.to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(any(envoy::TCP_PROXY_TYPE_URL, &proxy))),

@@ -38,11 +38,10 @@ impl<'a> Views<'a> {
         let mut by_place = false;
         if let Some(service) = service {
             match kind {
-                Kind::Route => {
+                Kind::Route | Kind::Listener => {
                     namespaces = world.audiences(&service.name);
                     namespaces.extend(world.hash_audiences(&service.name));
                 }
-                Kind::Listener => namespaces = world.audiences(&service.name),
                 Kind::Cluster => namespaces = world.policy_audiences(&service.name),
                 Kind::Endpoints => {
                     by_place = world.looks_at_places(&service.name);

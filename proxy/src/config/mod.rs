@@ -14,5 +14,5 @@ mod tables;
 
 pub use decode::{DecodeError, ServiceSpec};
 pub use store::{Answer, Entry, Inbound, Memory, Outbound, Peer, Port, Protocol, RouteCell, Store};
-pub use streams::Streams;
+pub use streams::{Stream, Streams};
 pub use tables::Tables;

@@ -80,6 +80,11 @@ pub struct Key {
     pub cookie: Option<String>,
 }
 
+/// The hash of an address that calls.
+pub fn source_hash(source: IpAddr) -> u64 {
+    hash64(&[source.to_canonical().to_string().as_bytes()])
+}
+
 /// The hash of a request; a cookie that the caller has not is made from `random`.
 pub fn key(parts: &[KeyPart], head: &RequestHead, source: Option<IpAddr>, random: u64) -> Key {
     let mut key = Key::default();
@@ -100,7 +105,7 @@ pub fn key(parts: &[KeyPart], head: &RequestHead, source: Option<IpAddr>, random
             },
             KeyFrom::Query(name) => super::matching::parameter(head.query().unwrap_or_default(), name.as_bytes())
                 .map(|value| hash64(&[value])),
-            KeyFrom::Source => source.map(|source| hash64(&[source.to_canonical().to_string().as_bytes()])),
+            KeyFrom::Source => source.map(source_hash),
         };
         if let Some(hash) = hash {
             key.hash = Some(key.hash.map_or(hash, |before| before.rotate_left(1) ^ hash));

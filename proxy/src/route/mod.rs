@@ -25,7 +25,7 @@ pub use bucket::{Bucket, RateLimit};
 pub use chance::Chance;
 pub use cors::{Cors, Lines, Origin, OriginPattern, Preflight};
 pub use injection::{Abort, Injection};
-pub use key::{Cookie, Key, KeyFrom, KeyPart, Session, SessionIn, key};
+pub use key::{Cookie, Key, KeyFrom, KeyPart, Session, SessionIn, key, source_hash};
 pub use pattern::Substitution;
 pub use policy::{Mirror, Policy};
 pub use redirect::{Redirect, RedirectPath};

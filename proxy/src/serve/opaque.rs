@@ -19,14 +19,15 @@ use super::{
     refuse::{refuse, reset, tell_refused},
 };
 use crate::{
-    config::{Entry, Streams},
+    config::{Entry, Stream, Streams},
     detect::{HelloState, client_hello},
     net::{Conn, Io, connect},
     policy::{Admission, until_refused},
+    route::source_hash,
     tcp::{End, Moved, relay},
     telemetry::{AccessEntry, Direction, Peer, ResponseFlags, SecurityPolicy, Service, TcpLabels, TcpSeries},
     tls::Alpn,
-    upstream::{Ask, Cluster, Endpoint, Unreachable},
+    upstream::{Ask, Cluster, Endpoint, Full, Unreachable, Verdict},
 };
 
 /// How many endpoints are tried: nothing was sent to those that refused.
@@ -47,18 +48,19 @@ pub(super) async fn to_one_of(worker: &Worker, mut caller: Conn, peer: SocketAdd
         labels(worker, Direction::Outbound, &Peer::unknown(), &service, flags, SecurityPolicy::Unknown).closed();
         refuse(worker, Direction::Outbound, &caller.io, peer, entry.address, reason, detail);
     };
-    let Some(target) = streams.pick(name) else {
+    let Some(stream) = streams.pick(name) else {
         let detail = match name {
             Some(name) => format!("no rule of this port is for the server name {name:?}"),
             None => "the rules of this port are for server names, and the client has sent none".to_owned(),
         };
         return refused(&caller, ResponseFlags::NR, "no_route", &detail);
     };
-    match target.cluster() {
-        Some(cluster) => to_cluster(worker, caller, peer, entry, cluster, name).await,
+    match stream.target.cluster() {
+        Some(cluster) => to_cluster(worker, caller, peer, entry, cluster, &stream, name).await,
         None => {
-            let detail = "this share's backend is not there: the status of the rules of this port names it";
-            refused(&caller, ResponseFlags::UH, "bad_backend", detail);
+            let rule = stream.route.map_or("the rules of this port", |(name, _)| name);
+            let detail = format!("the backend of this share is not there: the status of {rule} names it");
+            refused(&caller, ResponseFlags::UH, "bad_backend", &detail);
         }
     }
 }
@@ -89,30 +91,41 @@ async fn to_cluster(
     peer: SocketAddr,
     entry: &Entry,
     cluster: &Arc<Cluster>,
+    stream: &Stream<'_>,
     server_name: Option<&str>,
 ) {
     let info = cluster.info().clone();
     let service = info.service.clone().unwrap_or_else(Service::passthrough);
-    let refused = |caller: &Conn, reason, detail: &str| {
-        labels(worker, Direction::Outbound, &Peer::unknown(), &service, ResponseFlags::UH, SecurityPolicy::Unknown)
-            .closed();
+    let refused = |caller: &Conn, flag, reason, detail: &str| {
+        labels(worker, Direction::Outbound, &Peer::unknown(), &service, flag, SecurityPolicy::Unknown).closed();
         refuse(worker, Direction::Outbound, &caller.io, peer, entry.address, reason, detail);
     };
     let Some(endpoints) = cluster.endpoints().as_ref().cloned() else {
-        return refused(&caller, "no_endpoints", "the endpoints of this Service are not known yet");
+        let detail = "the endpoints of this Service are not known yet";
+        return refused(&caller, ResponseFlags::UH, "no_endpoints", detail);
     };
+    let mut slot = match worker.slot(&info.breaker) {
+        Ok(slot) => slot,
+        Err(Full(limit)) => {
+            let detail = format!("{}: {limit} is reached", cluster.name);
+            return refused(&caller, ResponseFlags::UO, limit, &detail);
+        }
+    };
+    let hash = stream.by_source.then(|| source_hash(peer.ip()));
     let mut tried = Vec::new();
     let mut last: Option<Unreachable> = None;
     while tried.len() < ATTEMPTS {
         let now = Instant::now();
-        let ask = Ask { tried: &tried, hash: None, now };
+        let ask = Ask { tried: &tried, hash, now };
         let Some(endpoint) = endpoints.pick(&ask).filter(|e| !tried.contains(&e.address)) else { break };
         if !tried.is_empty() {
             worker.shared.registry.proxy.retries.inc(["connect"]);
         }
         match worker.connector.connect(endpoint, Alpn::Opaque, info.connect_timeout).await {
             Ok(mut called) => {
+                called.slot = slot.take();
                 endpoint.state.reached();
+                worker.judge(cluster, &info, &endpoints, endpoint, Verdict::Answered(200));
                 let _held = endpoint.state.enter();
                 let series = endpoint_labels(worker, endpoint, &service);
                 let facts = Facts {
@@ -124,12 +137,14 @@ async fn to_cluster(
                     identity: endpoint.mesh.as_ref(),
                     admission: None,
                     server_name,
+                    route: stream.route,
                 };
                 carry(worker, &series, &facts, &mut caller, &mut called).await;
                 return;
             }
             Err(error) => {
                 endpoint.state.unreachable(Instant::now());
+                worker.judge(cluster, &info, &endpoints, endpoint, Verdict::Unanswered);
                 tracing::debug!(endpoint = %endpoint.address, %error, "endpoint not reached");
                 tried.push(endpoint.address);
                 last = Some(error);
@@ -137,8 +152,8 @@ async fn to_cluster(
         }
     }
     match last {
-        Some(error) => refused(&caller, "no_endpoint_reached", &error.to_string()),
-        None => refused(&caller, "no_endpoints", "this Service has no ready endpoint"),
+        Some(error) => refused(&caller, ResponseFlags::UH, "no_endpoint_reached", &error.to_string()),
+        None => refused(&caller, ResponseFlags::UH, "no_endpoints", "this Service has no ready endpoint"),
     }
 }
 
@@ -166,6 +181,7 @@ pub(super) async fn passthrough(worker: &Worker, mut caller: Conn, peer: SocketA
                 identity: None,
                 admission: None,
                 server_name: None,
+                route: None,
             };
             carry(worker, &series, &facts, &mut caller, &mut called).await;
         }
@@ -199,6 +215,7 @@ pub(super) async fn to_app(
         identity: caller.identity(),
         admission: Some(&caller.admission),
         server_name: None,
+        route: None,
     };
     carry(worker, &series, &facts, conn, &mut called).await;
 }
@@ -233,6 +250,8 @@ struct Facts<'a> {
     admission: Option<&'a Admission>,
     /// What the caller's ClientHello asks for, where it was looked at.
     server_name: Option<&'a str>,
+    /// The rule that has led there, and its object.
+    route: Option<&'a (String, String)>,
 }
 
 async fn carry(worker: &Worker, series: &TcpSeries, facts: &Facts<'_>, caller: &mut Conn, called: &mut Conn) {
@@ -301,8 +320,8 @@ fn log(worker: &Worker, facts: &Facts<'_>, flags: ResponseFlags, why: Option<&st
         downstream_remote_address: Some(facts.peer),
         requested_server_name: facts.server_name.map(str::as_bytes),
         upstream_transport_failure_reason: None,
-        route_name: None,
-        route_object: None,
+        route_name: facts.route.map(|(name, _)| name.as_str()),
+        route_object: facts.route.map(|(_, object)| object.as_str()),
         peer_identity: facts.identity,
     });
 }

@@ -23,13 +23,15 @@ use crate::{
     drain::Drain,
     http::Limits,
     memory,
-    net::{Io, lost, tune},
+    net::{Io, Slot, lost, tune},
     overload::Overload,
     policy::Admissions,
     settings::Settings,
     telemetry::{AccessLog, AccessLogHandle, Direction, Registry, SeriesCache},
     tls::MeshTls,
-    upstream::{Connector, Pool, SharedPool},
+    upstream::{
+        Breaker, Cluster, ClusterInfo, Connector, Endpoint, EndpointSet, Full, Handover, Pool, SharedPool, Verdict,
+    },
 };
 
 /// How often idle upstream connections are looked at.
@@ -52,6 +54,8 @@ pub struct Shared {
     pub drain: Drain,
     /// Nothing new is taken.
     pub overload: Overload,
+    /// Limited connections move from worker to worker.
+    pub handover: Handover,
 }
 
 /// One worker, seen from its connections' tasks.
@@ -106,6 +110,12 @@ pub fn run(id: usize, shared: Shared, ready: impl FnOnce()) -> io::Result<()> {
         tokio::task::spawn_local(async move {
             while changes.changed().await.is_ok() {
                 judge.admissions.judge_again(judge.shared.store.inbound().as_deref());
+            }
+        });
+        let (giver, mut wishes) = (worker.clone(), worker.shared.handover.wishes());
+        tokio::task::spawn_local(async move {
+            while let Some(of) = wishes.next().await {
+                of.fulfil(|| giver.pool.spare(&of).is_some() || giver.shared_pool.spare(&of));
             }
         });
         if id == 0 {
@@ -192,6 +202,39 @@ async fn answer_check(mut stream: TcpStream, direction: Direction) {
 }
 
 impl Worker {
+    /// Room for another connection of a cluster. Idle ones of this worker give way.
+    ///
+    /// # Errors
+    /// [`Full`]
+    pub fn slot(&self, breaker: &Breaker) -> Result<Option<Slot>, Full> {
+        breaker.connection().or_else(|full| self.pool.spare(breaker).map(Some).ok_or(full))
+    }
+
+    /// The same in turn with all who wait; other workers give one up.
+    ///
+    /// # Errors
+    /// [`Full`]: its turn has not come until `end`.
+    pub async fn slot_in_turn(&self, breaker: &Breaker, end: Instant) -> Result<Option<Slot>, Full> {
+        breaker.connection_in_turn(end, || self.shared.handover.wish(breaker)).await
+    }
+
+    /// Tells a cluster's outlier detection what came of an attempt.
+    pub fn judge(
+        &self,
+        cluster: &Cluster,
+        info: &ClusterInfo,
+        endpoints: &EndpointSet,
+        endpoint: &Endpoint,
+        verdict: Verdict,
+    ) {
+        let Some(rule) = &info.outlier else { return };
+        if let Some(ejected) = cluster.detector.judge(rule, endpoints, endpoint, verdict, Instant::now()) {
+            self.shared.registry.proxy.ejections.inc([ejected.why]);
+            tracing::warn!(endpoint = %endpoint.address, cluster = &*cluster.name, reason = ejected.why,
+                seconds = ejected.pause.as_secs_f32(), "an endpoint is ejected");
+        }
+    }
+
     /// Counts a refused connection.
     pub fn refused(&self, direction: Direction, reason: &'static str) {
         self.shared.registry.proxy.refused.inc([direction.as_str(), reason]);

@@ -1,8 +1,14 @@
 //! Circuit breaking: how many connections, waiting requests, requests and retries a cluster has at once, of all workers together.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use tokio::time::{Instant, timeout_at};
+
+use super::handover::{self, Wish};
 use crate::net::{Slot, Slots};
+
+/// A limit's name.
+const CONNECTIONS: &str = "max_connections";
 
 /// What is counted. Lives as long as its cluster, through every change of the limits.
 #[derive(Debug, Default)]
@@ -11,6 +17,8 @@ pub struct Counts {
     pending: Arc<Slots>,
     requests: Arc<Slots>,
     retries: Arc<Slots>,
+    /// A worker wants one of the connections that others have.
+    pub(super) wish: Wish,
 }
 
 /// How many there may be; what is not limited is not counted either.
@@ -53,17 +61,36 @@ impl Breaker {
     /// # Errors
     /// [`Full`]
     pub fn pending(&self) -> Result<Option<Slot>, Full> {
-        // Where connections are limited it is counted as well: who waits gets what another worker has idle.
-        let most = self.thresholds.pending.or(self.thresholds.connections.map(|_| u32::MAX));
-        take(&self.counts.pending, most, "max_pending_requests")
+        take(&self.counts.pending, self.thresholds.pending, "max_pending_requests")
     }
 
-    /// Room for a connection.
+    /// Room for a connection, where nobody waits for it already.
     ///
     /// # Errors
     /// [`Full`]
     pub fn connection(&self) -> Result<Option<Slot>, Full> {
-        take(&self.counts.connections, self.thresholds.connections, "max_connections")
+        take(&self.counts.connections, self.thresholds.connections, CONNECTIONS)
+    }
+
+    /// The same in turn with all others who wait, until `end`; `wish` is called every now and then meanwhile.
+    ///
+    /// # Errors
+    /// [`Full`]: its turn has not come.
+    pub async fn connection_in_turn(&self, end: Instant, wish: impl Fn()) -> Result<Option<Slot>, Full> {
+        let Some(most) = self.thresholds.connections else { return Ok(None) };
+        let queue = self.counts.connections.queue();
+        let mut slot = pin!(queue.slot(most));
+        loop {
+            wish();
+            // The more there are, the less each has to say.
+            let pause = handover::PAUSE.max(Duration::from_millis(self.counts.connections.waiting().into()));
+            let next = end.min(Instant::now() + pause);
+            match timeout_at(next, &mut slot).await {
+                Ok(slot) => return Ok(Some(slot)),
+                Err(_) if Instant::now() >= end => return Err(Full(CONNECTIONS)),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Room for a request that is sent again.
@@ -83,7 +110,7 @@ impl Breaker {
     pub fn usage(&self) -> impl Iterator<Item = (&'static str, u32, u32)> {
         let Thresholds { connections, pending, requests, retries } = self.thresholds;
         let all = [
-            ("max_connections", connections, &self.counts.connections),
+            (CONNECTIONS, connections, &self.counts.connections),
             ("max_pending_requests", pending, &self.counts.pending),
             ("max_requests", requests, &self.counts.requests),
             ("max_retries", retries, &self.counts.retries),
@@ -91,9 +118,17 @@ impl Breaker {
         all.into_iter().filter_map(|(name, most, slots)| Some((name, most?, slots.taken())))
     }
 
-    /// True where connections are limited and somebody waits for one.
-    pub fn is_awaited(&self) -> bool {
-        self.thresholds.connections.is_some() && self.counts.pending.taken() > 0
+    /// True where a connection that has become free is to end, so that another worker, or another endpoint, may have one. `here`: how many
+    /// wait for just this one.
+    pub fn is_wanted_elsewhere(&self, here: usize) -> bool {
+        self.counts.connections.waiting() as usize > here && self.counts.wish.take()
+    }
+
+    /// Ends a connection by `spare`, which says whether it could, unless somebody else has fulfilled that wish.
+    pub fn fulfil(&self, spare: impl FnOnce() -> bool) {
+        if self.counts.wish.take() && !spare() {
+            self.counts.wish.leave();
+        }
     }
 
     /// True for a connection that counts for this cluster, and for all where they are not limited.

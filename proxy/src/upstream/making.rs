@@ -77,9 +77,9 @@ impl<K: Copy + Eq + Hash> Making<K> {
         freed.notified().await;
     }
 
-    /// True where somebody waits although nobody makes any.
-    pub(super) fn is_awaited(&self, key: K) -> bool {
-        self.all.borrow().get(&key).is_some_and(|under| under.waiting > 0)
+    /// How many wait although nobody makes any.
+    pub(super) fn waiting(&self, key: K) -> usize {
+        self.all.borrow().get(&key).map_or(0, |under| under.waiting)
     }
 
     /// A connection is free: one who waits may have it.
@@ -163,7 +163,7 @@ mod tests {
         assert!(timeout(Duration::from_millis(20), making.given(1)).await.is_err());
         assert!(making.all.borrow().is_empty());
         let (waited, ()) = tokio::join!(timeout(Duration::from_secs(5), making.given(1)), async {
-            while !making.is_awaited(1) {
+            while making.waiting(1) == 0 {
                 tokio::task::yield_now().await;
             }
             drop(making.enter(1));

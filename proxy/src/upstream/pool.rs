@@ -17,7 +17,7 @@ use super::{
     making::{Making, Room},
 };
 use crate::{
-    net::{Conn, Io, connect},
+    net::{Conn, Io, Slot, connect},
     tls::{self, Alpn, HandshakeError, MeshTls},
 };
 
@@ -173,21 +173,21 @@ impl Pool {
         self.making.given(Key::of(to)).await;
     }
 
-    /// True where somebody waits by [`Self::given`].
-    pub fn is_awaited(&self, to: &Endpoint) -> bool {
-        self.making.is_awaited(Key::of(to))
+    /// How many wait by [`Self::given`].
+    pub fn waiting(&self, to: &Endpoint) -> usize {
+        self.making.waiting(Key::of(to))
     }
 
-    /// Closes the oldest idle connection of a cluster, so that another can be made; false where there is none.
-    pub fn spare(&self, of: &Breaker) -> bool {
+    /// Closes the oldest idle connection of a cluster: its slot, so that another can be made.
+    pub fn spare(&self, of: &Breaker) -> Option<Slot> {
         let mut lists = self.lists.borrow_mut();
         let owned = |entry: &Idle| entry.conn.slot.as_ref().is_some_and(|slot| of.owns(slot));
         let found = lists.iter().flat_map(|(key, list)| {
             let entries = list.idle.iter().enumerate().filter(|(_, entry)| owned(entry));
             entries.map(move |(at, entry)| (entry.since, *key, at))
         });
-        let Some((_, key, at)) = found.min_by_key(|(since, ..)| *since) else { return false };
-        lists.get_mut(&key).is_some_and(|list| list.idle.remove(at).is_some())
+        let (_, key, at) = found.min_by_key(|(since, ..)| *since)?;
+        lists.get_mut(&key)?.idle.remove(at)?.conn.slot.take()
     }
 
     fn take_key(&self, key: Key, breaker: Option<&Breaker>, now: Instant) -> Option<Connected> {

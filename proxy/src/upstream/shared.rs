@@ -132,16 +132,20 @@ impl SharedPool {
         Some(open.min_by_key(|line| line.state.streams.get())?.lease(true))
     }
 
-    /// Lets go of a cluster's connection that nobody uses, so that another can be made once it has ended; false where there is none.
+    /// Lets go of the cluster's connection with the fewest requests, so that another can be made once these have their answers; false where
+    /// there is none.
     pub fn spare(&self, of: &Breaker) -> bool {
-        let unused =
-            |line: &Line| line.state.streams.get() == 0 && line.state.slot.as_ref().is_some_and(|slot| of.owns(slot));
         let mut lists = self.lists.borrow_mut();
-        let found = lists.values_mut().find_map(|list| {
-            let at = list.lines.iter().position(unused)?;
-            Some(list.lines.remove(at))
+        let owned = |line: &Line| line.state.slot.as_ref().is_some_and(|slot| of.owns(slot));
+        let found = lists.iter().flat_map(|(key, list)| {
+            let lines = list.lines.iter().enumerate().filter(|(_, line)| owned(line));
+            lines.map(move |(at, line)| (line.state.streams.get(), *key, at))
         });
-        found.is_some()
+        let Some((_, key, at)) = found.min_by_key(|(streams, ..)| *streams) else { return false };
+        lists.get_mut(&key).is_some_and(|list| {
+            list.lines.remove(at);
+            true
+        })
     }
 
     /// Room for making a connection; none while one is being made.

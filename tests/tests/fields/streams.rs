@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
 use serde_json::{Value, json};
-use weir_tests::{at, is_root};
+use weir_tests::{at, is_root, until};
 
 use crate::{
     ask::{self, Probe},
@@ -34,11 +34,9 @@ fn tcp_route() {
         bad: "nobody",
     };
     references::show(&mut table, &mesh, &kind);
-    named_rules(
-        &mut table,
-        &route("TCPRoute", STREAM, rules(json!({}))),
-        &route("TCPRoute", STREAM, rules(json!({"name": "a"}))),
-    );
+    let with = |rule: Value| [route("TCPRoute", STREAM, rules(rule))];
+    let rule = logged(STREAM, || b"x".to_vec());
+    table.acts(&mesh, &rule, (&with(json!({"name": "a"})), "a"), (&with(json!({})), "0"));
     table.finish();
 }
 
@@ -67,7 +65,8 @@ fn tls_route() {
     let plain = with(json!([HOST]), json!({}));
     let other = with(json!(["b.example"]), json!({}));
     table.acts(&mesh, &(kind.pods)(), (std::slice::from_ref(&plain), "one"), (&[other], "nobody"));
-    named_rules(&mut table, &plain, &with(json!([HOST]), json!({"name": "a"})));
+    let rule = logged(ANY, || hello(HOST));
+    table.acts(&mesh, &rule, (&[with(json!([HOST]), json!({"name": "a"}))], "a"), (&[plain], "0"));
     table.finish();
 }
 
@@ -75,8 +74,21 @@ fn rules(more: Value) -> Value {
     json!([crate::objects::and(json!({"backendRefs": [backend("one", STREAM)]}), more)])
 }
 
-fn named_rules(table: &mut Table, plain: &Value, named: &Value) {
-    table.refused(&["spec.rules[].name"], named, plain);
+/// The rule that the log has for a connection.
+fn logged(port: u16, first: fn() -> Vec<u8>) -> Probe {
+    Probe::new("the last part of the log's `route_name` for a connection", move |mesh, service| {
+        let called = at(service, port).to_string();
+        let lines = || {
+            let all = mesh.client.access_log().into_iter();
+            all.filter(|line| line["downstream_local_address"] == *called).collect::<Vec<_>>()
+        };
+        let before = lines().len();
+        if who(mesh, service, port, &first()) == "nobody" {
+            return "nobody".into();
+        }
+        let line = until("the connection is logged", || lines().into_iter().nth(before));
+        line["route_name"].as_str().map_or("none".into(), |name| name.rsplit('/').next().unwrap_or_default().into())
+    })
 }
 
 /// Who answers a stream that begins so; nobody, where it is refused.

@@ -2,7 +2,7 @@
 
 mod change;
 mod filters;
-mod hash;
+pub(super) mod hash;
 mod retry;
 
 use std::time::Duration;
@@ -212,6 +212,12 @@ pub(super) fn shares<'a>(
     shares.map(|backend| (backend, cluster_of(mesh, world, set, &backend.target))).collect()
 }
 
+/// What has a share.
+pub(super) fn targets(backends: &[Backend]) -> impl Iterator<Item = (&Name, u16)> {
+    let shares = backends.iter().filter(|backend| backend.weight > 0);
+    shares.map(|backend| (&backend.target.service, backend.target.port))
+}
+
 /// The clusters without a share, where sessions stay that began there (GEP-1619).
 fn left<'a>(mesh: &Mesh, world: &World, rule: &'a Rule<'_>) -> impl Iterator<Item = (&'a Backend, String)> {
     let left = rule.rule.backends.iter().filter(|backend| backend.weight == 0);
@@ -246,14 +252,12 @@ fn forward(mesh: &Mesh, world: &World, rule: &Rule<'_>, view: &View) -> Action {
         let cluster = cluster_of(mesh, world, rule.set, &mirror.target);
         (cluster != BAD_BACKEND_CLUSTER).then(|| change::mirror(cluster, mirror.millionths))
     });
-    let targets = rule.rule.backends.iter().filter(|backend| backend.weight > 0);
-    let targets = targets.map(|backend| (&backend.target.service, backend.target.port));
     let mut action = RouteAction {
         cluster_specifier: Some(specifier),
         request_mirror_policies: mirrors.collect(),
         timeout: Some(duration(rule.rule.timeout.unwrap_or(UNBOUNDED))),
         retry_policy: retry::policy(rule.rule),
-        hash_policy: hash::policy(world, targets, view),
+        hash_policy: hash::policy(world, targets(&rule.rule.backends), view),
         ..Default::default()
     };
     change::rewrite(rule, &mut action);

@@ -143,6 +143,8 @@ pub struct RouteParent {
 /// Where the streams go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamRule {
+    /// What logs call it; its number where it has no name.
+    pub name: Option<String>,
     /// Names of servers, in lower case; `*.example.com` stands for all names with one or more labels before it. None: any stream.
     pub server_names: Vec<String>,
     /// Where streams go, by weight.

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use weir_xds::envoy::{
     HCM_TYPE_URL, TCP_PROXY_TYPE_URL,
     hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+    kinds::{HashPolicy, hash_policy::PolicySpecifier},
     listener::{Filter, FilterChain, Listener, filter::ConfigType},
     tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier},
 };
@@ -66,7 +67,8 @@ pub(crate) struct OutboundSpec {
 
 enum Chain {
     Http(Option<String>),
-    Opaque(Shares),
+    /// With the filter's name in statistics: the object behind it.
+    Opaque(Shares, String),
 }
 
 /// Decodes a listener.
@@ -86,7 +88,7 @@ fn outbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
             Chain::Http(None) => {
                 return Err(DecodeError::new("an outbound HTTP chain without a route configuration's name"));
             }
-            Chain::Opaque(shares) => {
+            Chain::Opaque(shares, _) => {
                 let matching = filters.filter_chain_match.as_ref();
                 let names = matching.map(|matching| matching.server_names.clone()).unwrap_or_default();
                 let streams = spec.streams.get_or_insert_default();
@@ -119,7 +121,7 @@ fn inbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
         let (rules, rest) = guards.split(&filters.filters)?;
         let protocol = match last(rest)? {
             Chain::Http(_) => Protocol::Http,
-            Chain::Opaque(_) => Protocol::Opaque,
+            Chain::Opaque(..) => Protocol::Opaque,
         };
         let access = access::access(&strict, access::strict(filters.metadata.as_ref())?, rules);
         let service = service(filters.metadata.as_ref());
@@ -143,7 +145,14 @@ fn inbound(listener: &Listener) -> Result<ListenerSpec, DecodeError> {
 }
 
 fn chain(chain: &FilterChain) -> Result<Chain, DecodeError> {
-    last(&chain.filters)
+    let mut last = last(&chain.filters)?;
+    // A chain has the name of the rule that it is made from.
+    if let Chain::Opaque(shares, object) = &mut last
+        && !chain.name.is_empty()
+    {
+        shares.route = Some((chain.name.clone(), std::mem::take(object)));
+    }
+    Ok(last)
 }
 
 /// The one filter that says where bytes go.
@@ -162,13 +171,22 @@ fn last(filters: &[Filter]) -> Result<Chain, DecodeError> {
             Some(RouteSpecifier::Rds(rds)) => Ok(Chain::Http(Some(rds.route_config_name))),
             _ => Ok(Chain::Http(None)),
         },
-        TCP_PROXY_TYPE_URL => match TcpProxy::decode(config.value.as_slice())?.cluster_specifier {
-            Some(ClusterSpecifier::Cluster(cluster)) => Ok(Chain::Opaque(vec![(cluster, 1)])),
-            Some(ClusterSpecifier::WeightedClusters(all)) => {
-                Ok(Chain::Opaque(all.clusters.into_iter().map(|share| (share.name, share.weight)).collect()))
-            }
-            None => Err(DecodeError::new("a TCP proxy without a cluster")),
-        },
+        TCP_PROXY_TYPE_URL => {
+            let proxy = TcpProxy::decode(config.value.as_slice())?;
+            let clusters = match proxy.cluster_specifier {
+                Some(ClusterSpecifier::Cluster(cluster)) => vec![(cluster, 1)],
+                Some(ClusterSpecifier::WeightedClusters(all)) => {
+                    all.clusters.into_iter().map(|share| (share.name, share.weight)).collect()
+                }
+                None => return Err(DecodeError::new("a TCP proxy without a cluster")),
+            };
+            let by_source = match proxy.hash_policy.as_slice() {
+                [] => false,
+                [HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(_)) }] => true,
+                _ => return Err(DecodeError::new("a TCP proxy's hash_policy that is not one source_ip")),
+            };
+            Ok(Chain::Opaque(Shares { clusters, route: None, by_source }, proxy.stat_prefix))
+        }
         other => Err(DecodeError::new(format!("filter {other} is not understood"))),
     }
 }

@@ -336,14 +336,8 @@ impl Delivery<'_> {
         pause
     }
 
-    /// Tells outlier detection what came of an attempt.
     fn judge(&self, endpoint: &Endpoint, verdict: Verdict) {
-        let Some(rule) = &self.info.outlier else { return };
-        if let Some(ejected) = self.cluster.detector.judge(rule, self.endpoints, endpoint, verdict, Instant::now()) {
-            self.worker.shared.registry.proxy.ejections.inc([ejected.why]);
-            tracing::warn!(endpoint = %endpoint.address, cluster = &*self.cluster.name, reason = ejected.why,
-                seconds = ejected.pause.as_secs_f32(), "an endpoint is ejected");
-        }
+        self.worker.judge(self.cluster, self.info, self.endpoints, endpoint, verdict);
     }
 }
 

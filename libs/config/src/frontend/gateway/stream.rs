@@ -18,8 +18,8 @@ pub fn tcp_route(route: &TcpRoute) -> Read {
     let mut reader = Reader::new(&route.metadata);
     reader.no_default_gateways(route.spec.use_default_gateways);
     let parents = reader.parents(&route.spec.parent_refs);
-    let backends = reader.stream_backends(&route.spec.rules);
-    reader.finish(TCP_ROUTE, &route.metadata, parents, Rules::Tcp(StreamRule { server_names: Vec::new(), backends }))
+    let rule = reader.stream_rule(&route.spec.rules, Vec::new());
+    reader.finish(TCP_ROUTE, &route.metadata, parents, Rules::Tcp(rule))
 }
 
 /// Reads a TLSRoute.
@@ -43,23 +43,23 @@ pub fn tls_route(route: &TlsRoute) -> Read {
             reader.error(at.index(i), message);
         }
     }
-    let backends = reader.stream_backends(&route.spec.rules);
-    let rule = StreamRule { server_names: names.clone(), backends };
+    let rule = reader.stream_rule(&route.spec.rules, names.clone());
     reader.finish(TLS_ROUTE, &route.metadata, parents, Rules::Tls(rule))
 }
 
 impl Reader<'_> {
+    fn stream_rule(&mut self, rules: &[ApiRule], server_names: Vec<String>) -> StreamRule {
+        let name = rules.first().and_then(|rule| rule.name.clone());
+        StreamRule { name, server_names, backends: self.stream_backends(rules) }
+    }
+
     fn stream_backends(&mut self, rules: &[ApiRule]) -> Vec<Backend> {
         let at = FieldPath::of("spec.rules");
         let [rule] = rules else {
             self.error(at, format!("has {} entries; exactly one is allowed, which is for all streams", rules.len()));
             return Vec::new();
         };
-        let at = at.index(0);
-        if rule.name.is_some() {
-            self.error(at.key("name"), "has no meaning: no policy names a rule of streams; leave it out");
-        }
-        let at = at.key("backendRefs");
+        let at = at.index(0).key("backendRefs");
         self.limit(&at, rule.backend_refs.len(), MAX_BACKENDS);
         if rule.backend_refs.is_empty() {
             self.error(at.clone(), "is empty: name a Service");

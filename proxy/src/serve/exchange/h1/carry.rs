@@ -1,6 +1,6 @@
 //! One request over a connection of HTTP/1.1: a kept one, or a new one.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
@@ -199,9 +199,6 @@ impl H1<'_> {
     }
 }
 
-/// How often who waits for room among a cluster's connections looks whether another worker has left some.
-const LOOK: Duration = Duration::from_millis(10);
-
 /// A new connection to an endpoint, or a kept one that has become free meanwhile.
 ///
 /// # Errors
@@ -216,26 +213,20 @@ pub(in crate::serve::exchange) async fn connected(
     let full = |full: Full| Fault::full(full, &endpoint.address.to_string());
     let end = Instant::now() + PATIENCE;
     let _pending = breaker.map(Breaker::pending).transpose().map_err(full)?;
+    let mut slot = None;
+    if let Some(breaker) = breaker {
+        slot = match worker.slot(breaker) {
+            Ok(slot) => slot,
+            // Apart: what there is to remember is not in every request's way.
+            Err(_) => match Box::pin(slot_or_kept(worker, endpoint, kept, breaker, end)).await.map_err(full)? {
+                Free::Slot(slot) => slot,
+                Free::Kept(connected) => return Ok(connected),
+            },
+        };
+    }
     loop {
-        match breaker.map_or(Ok(None), Breaker::connection) {
-            Ok(slot) => {
-                if let Some(_room) = worker.pool.room(endpoint) {
-                    return connect(worker, endpoint, limit, slot).await;
-                }
-            }
-            Err(_) if breaker.is_some_and(|breaker| worker.pool.spare(breaker)) => continue,
-            Err(reached) => {
-                let _ = timeout_at(end.min(Instant::now() + LOOK), worker.pool.given(endpoint)).await;
-                // A kept one is better than none, if the kernel knows of no end of it.
-                let kept = if kept == Kept::Never { Kept::Proven } else { kept };
-                if let Some(connected) = take(kept, || worker.pool.take(endpoint, breaker, Instant::now())) {
-                    return Ok(connected);
-                }
-                if Instant::now() >= end {
-                    return Err(full(reached));
-                }
-                continue;
-            }
+        if let Some(_room) = worker.pool.room(endpoint) {
+            return connect(worker, endpoint, limit, slot).await;
         }
         let waited = timeout_at(end, worker.pool.freed(endpoint)).await;
         if let Some(connected) = take(kept, || worker.pool.take(endpoint, breaker, Instant::now())) {
@@ -244,6 +235,35 @@ pub(in crate::serve::exchange) async fn connected(
         // What the others have met would meet this one as well.
         if waited.is_err() || endpoint.state.is_avoided(Instant::now()) {
             return Err(Fault::no_room(endpoint.address));
+        }
+    }
+}
+
+enum Free {
+    Slot(Option<Slot>),
+    Kept(Connected),
+}
+
+/// What comes first, where there are as many connections as there may be: room for another one, or a connection that has become free.
+async fn slot_or_kept(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    kept: Kept,
+    breaker: &Breaker,
+    end: Instant,
+) -> Result<Free, Full> {
+    // A kept one is better than none, if the kernel knows of no end of it.
+    let kept = if kept == Kept::Never { Kept::Proven } else { kept };
+    let mut slot = pin!(worker.slot_in_turn(breaker, end));
+    loop {
+        tokio::select! {
+            biased;
+            slot = &mut slot => return slot.map(Free::Slot),
+            () = worker.pool.given(endpoint) => {
+                if let Some(connected) = take(kept, || worker.pool.take(endpoint, Some(breaker), Instant::now())) {
+                    return Ok(Free::Kept(connected));
+                }
+            }
         }
     }
 }

@@ -308,8 +308,7 @@ async fn answer(
 fn keep(worker: &Worker, place: &Place, conn: Conn) {
     let now = Instant::now();
     match place {
-        // What this worker has no use for, another one may wait for.
-        Place::Endpoint(endpoint, info) if info.breaker.is_awaited() && !worker.pool.is_awaited(endpoint) => {}
+        Place::Endpoint(endpoint, info) if info.breaker.is_wanted_elsewhere(worker.pool.waiting(endpoint)) => {}
         Place::Endpoint(endpoint, info) => worker.pool.give(endpoint, conn, info.keeping, now),
         Place::App(address) => worker.pool.give_app(*address, conn, now),
     }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     net::{Conn, Io},
@@ -16,9 +16,6 @@ use crate::{
     tls::Alpn,
     upstream::{Breaker, ClusterInfo, Endpoint, Full, Keeping, Key, Lease},
 };
-
-/// Between two looks whether a limited connection has ended.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Who is called.
 #[derive(Clone, Copy)]
@@ -91,26 +88,8 @@ pub(in crate::serve::exchange) async fn lease(
         let end = Instant::now() + PATIENCE;
         let _pending = terms.breaker.map(Breaker::pending).transpose().map_err(full)?;
         loop {
-            match terms.breaker.map_or(Ok(None), Breaker::connection) {
-                Ok(slot) => {
-                    if let Some(_room) = pool.room(key) {
-                        let mut conn = connect(worker, peer, terms.limit).await?;
-                        conn.slot = slot;
-                        return Ok(pool.begin(key, peer.endpoint(), conn, terms.keeping));
-                    }
-                }
-                Err(reached) => {
-                    // One with many requests is better than none.
-                    if let Some(lease) = pool.share(key) {
-                        return Ok(lease);
-                    }
-                    if Instant::now() >= end {
-                        return Err(full(reached));
-                    }
-                    let _spared = terms.breaker.is_some_and(|breaker| pool.spare(breaker));
-                    sleep(LOOK).await;
-                    continue;
-                }
+            if let Some(_room) = pool.room(key) {
+                return first(worker, peer, terms, end).await;
             }
             let waited = timeout_at(end, pool.freed(key)).await;
             if let Some(lease) = pool.take(key, terms.breaker) {
@@ -118,11 +97,35 @@ pub(in crate::serve::exchange) async fn lease(
             }
             // What the others have met would meet this one as well.
             if waited.is_err() || peer.endpoint().is_some_and(|to| to.state.is_avoided(Instant::now())) {
-                return Err(Fault::no_room(peer.address()));
+                let reached = terms.breaker.and_then(|breaker| breaker.connection().err());
+                return Err(reached.map_or_else(|| Fault::no_room(peer.address()), full));
             }
         }
     })
     .await
+}
+
+/// The first request over another connection: it makes that, and waits for its place where there may be no more. The others wait for this
+/// one, so that no worker is stronger than another by the number of its requests.
+async fn first(worker: &Worker, peer: Peer<'_>, terms: Terms<'_>, end: Instant) -> Result<Lease, Fault> {
+    let (pool, key) = (&worker.shared_pool, peer.key());
+    let mut slot = None;
+    if let Some(breaker) = terms.breaker {
+        slot = match worker.slot(breaker) {
+            Ok(slot) => slot,
+            Err(_) => {
+                // One with many requests is better than none.
+                if let Some(lease) = pool.share(key) {
+                    return Ok(lease);
+                }
+                let full = |full: Full| Fault::full(full, &peer.address().to_string());
+                worker.slot_in_turn(breaker, end).await.map_err(full)?
+            }
+        };
+    }
+    let mut conn = connect(worker, peer, terms.limit).await?;
+    conn.slot = slot;
+    Ok(pool.begin(key, peer.endpoint(), conn, terms.keeping))
 }
 
 async fn connect(worker: &Worker, peer: Peer<'_>, limit: Duration) -> Result<Conn, Fault> {
