@@ -12,7 +12,6 @@ use crate::{
     mesh::{ANY, Mesh, STREAM},
     objects::{backend, route},
     references::{self, Kind},
-    table::Table,
 };
 
 const HOST: &str = "a.example";
