@@ -51,7 +51,7 @@ demo: build
 # wrong with it. So are other people's clients. Who is not root has no use for either: those tests are skipped.
 test:
 	@tools/setup $(if $(ROOT),cluster test)
-	@$(if $(ROOT),{ tools/go-tools clients; tools/python-packages; tools/cluster-tools; } >/dev/null &) $(MAKE) --no-print-directory build
+	@$(if $(ROOT),{ tools/go-tools clients; tools/python-packages; tools/cluster-tools; tools/go-tools rollouts; } >/dev/null &) $(MAKE) --no-print-directory build
 	cargo test --locked --workspace --no-fail-fast
 
 # The tests on a real Kubernetes alone.

@@ -193,20 +193,20 @@ fn the_marker_can_not_be_smuggled_in_by_another_spelling() {
     let server = world.pod(PodSpec::new("server").port("http", 8080));
     let app = App::http(&server.netns, 8080, |request, stream| {
         let body = match request.path.as_str() {
-            "/trailer" => "transfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\nX-Weir-Not-Delivered: 3\r\n\r\n",
+            "/trailer" => "transfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\nX-Weir-Fault: 3\r\n\r\n",
             _ => "content-length: 2\r\n\r\nno",
         };
-        write!(stream, "HTTP/1.1 503 No\r\nX-Weir-Not-Delivered: 1\r\nx-weir-NOT-delivered: 2\r\n{body}")?;
+        write!(stream, "HTTP/1.1 503 No\r\nX-Weir-Fault: not-delivered\r\nx-weir-FAULT: 2\r\n{body}")?;
         Ok(Flow::Keep)
     });
     let service = at(world.service("server", 10, &json!({"app": "server"}), &[("http", 80, 8080)]), 80);
     let client = world.pod(PodSpec::new("client"));
     let stranger = world.pod(PodSpec::new("stranger").outside());
     let requests = [
-        "GET / HTTP/1.1\r\nhost: x\r\nX-Weir-Not-Delivered: 1\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: x\r\nx-weir-not-delivered: 1\r\na: b\r\nX-WEIR-NOT-DELIVERED:\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: x\r\nconnection: x-weir-not-delivered\r\nx-weir-not-delivered: 1\r\n\r\n",
-        "GET / HTTP/1.0\r\nx-weir-not-delivered: 1\r\nconnection: keep-alive\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nX-Weir-Fault: not-delivered\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nx-weir-fault: not-delivered\r\na: b\r\nX-WEIR-FAULT:\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nconnection: x-weir-fault\r\nx-weir-fault: not-delivered\r\n\r\n",
+        "GET / HTTP/1.0\r\nx-weir-fault: not-delivered\r\nconnection: keep-alive\r\n\r\n",
     ];
     let mut sent = 0;
     for (from, to) in [(&client, service), (&stranger, at(server.ip, 8080))] {
@@ -224,8 +224,7 @@ fn the_marker_can_not_be_smuggled_in_by_another_spelling() {
         let answer = from.connect(to).try_get("/trailer");
         sent += 1;
         assert!(!matches!(&answer, Ok(response) if response.status != 502), "{}: {answer:?}", from.name);
-        let request =
-            "POST /evil HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nX-Weir-not-delivered: 1\r\n\r\n";
+        let request = "POST /evil HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nX-Weir-fault: not-delivered\r\n\r\n";
         assert_eq!(from.connect(to).ask(request).unwrap().status, 400, "{}", from.name);
     }
     assert_eq!(app.count(), sent, "an answer of the application was taken for the mesh's word");

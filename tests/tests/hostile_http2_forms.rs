@@ -333,7 +333,7 @@ fn headers_arrive_as_they_were_written_but_for_claims_of_strangers() {
     for (way, from, to) in shop.ways() {
         let id = format!("spoofed-{}", from.name);
         let mut fields = with(&sent);
-        fields.extend([("x-weir-not-delivered", "1"), ("x-request-id", &id)]);
+        fields.extend([("x-weir-fault", "not-delivered"), ("x-request-id", &id)]);
         let mut peer = Peer::client(from.netns.connect(to).unwrap(), &[]).unwrap();
         peer.send(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields)).unwrap();
         assert_eq!(peer.outcome(1), Outcome::Status(200), "{way}");
@@ -356,7 +356,7 @@ fn headers_arrive_as_they_were_written_but_for_claims_of_strangers() {
         fields.push(("x-request-id", &id));
         let mut peer = Peer::client(from.netns.connect(to).unwrap(), &[]).unwrap();
         peer.send(HEADERS, END_HEADERS, 1, &block(&fields)).unwrap();
-        peer.send(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-weir-not-delivered", "1"), ("x-a", "b")]))
+        peer.send(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-weir-fault", "not-delivered"), ("x-a", "b")]))
             .unwrap();
         assert_eq!(peer.outcome(1), Outcome::Status(200), "{way}");
         let trailers = shop.of(&id)[0].trailers.clone();

@@ -37,7 +37,9 @@ struct Mesh {
     world: World,
 }
 
-/// Says of its health that pod `one` does not serve where it is sick. Answers 200 with the name of the pod, or as the request's headers say: `x-fail-at: NAME` is 503 there, `x-slow` comes late.
+/// Says of its health that pod `one` does not serve where it is sick. Answers 200 with the name of the pod, or as the headers say:
+/// `x-fail-at: NAME` is 503 there, `x-reset-at: NAME` a reset,
+/// `x-slow` comes late.
 fn app(pod: &Pod, got: &Got, sick: &Arc<AtomicBool>) -> H2App {
     let (name, got, sick) = (pod.name.clone(), got.clone(), sick.clone());
     H2App::new(&pod.netns, 8080, server::Builder::new(), move |request: Request<h2::RecvStream>, mut respond| {
@@ -56,6 +58,9 @@ fn app(pod: &Pod, got: &Got, sick: &Arc<AtomicBool>) -> H2App {
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
             let fails = parts.headers.get("x-fail-at").is_some_and(|at| at == name.as_str());
+            if parts.headers.get("x-reset-at").is_some_and(|at| at == name.as_str()) {
+                return respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
             if path == "/grpc.health.v1.Health/Check" {
                 let sick = sick.load(SeqCst) && name == "one";
                 let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
@@ -170,11 +175,18 @@ fn what_fails_is_asked_of_another_and_what_is_late_ends() {
     each_with(&[1, 4], |workers| {
         let mesh = Mesh::new("h2-retry", workers);
         let retries = |codes: Value| json!({"backendRefs": backends(&["all"]), "retry": {"codes": codes, "attempts": 3, "backoff": "1ms"}});
-        let at = |name| {
-            (0..20).filter(|_| mesh.get("/", &[("x-fail-at", name)]).is_none_or(|reply| reply.status == 503)).count()
+        let at = |how, name| {
+            (0..20).filter(|_| mesh.get("/", &[(how, name)]).is_none_or(|reply| reply.status == 503)).count()
         };
-        let fails = || at("one") + at("two");
-        assert!(fails() > 3, "whoever is asked fails one of both, without a rule");
+        let fails = || at("x-fail-at", "one") + at("x-fail-at", "two");
+        let resets = || at("x-reset-at", "one") + at("x-reset-at", "two");
+        assert!(fails() > 3 && resets() > 3, "whoever is asked fails one of both, without a rule");
+        mesh.rule(retries(json!([503])));
+        until("all go well", || (fails() == 0).then_some(()));
+        // No answer is no 503, whatever the server's proxy makes of it.
+        mesh.rule(retries(json!([500])));
+        until("the codes are others", || (fails() > 3).then_some(()));
+        assert_eq!(resets(), 0, "{workers} workers");
         mesh.rule(retries(json!([503])));
         until("all go well", || (fails() == 0).then_some(()));
         // With a body, which is sent again.

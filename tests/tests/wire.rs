@@ -74,7 +74,7 @@ fn a_caller_outside_the_mesh_comes_in_by_plaintext_and_is_counted_as_such() {
     let outside = world.pod(PodSpec::new("stranger").outside());
 
     let mut connection = outside.connect(at(server.ip, 8080));
-    let response = connection.ask("GET /in HTTP/1.1\r\nhost: x\r\nx-weir-not-delivered: 1\r\n\r\n").unwrap();
+    let response = connection.ask("GET /in HTTP/1.1\r\nhost: x\r\nx-weir-fault: not-delivered\r\n\r\n").unwrap();
     assert_eq!(response.status, 200, "{response:?}");
     assert!(
         !response.text().contains("not-delivered"),

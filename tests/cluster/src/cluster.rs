@@ -64,6 +64,11 @@ impl Cluster {
         self.layout.kubeconfig()
     }
 
+    /// For programs inside, as [`Self::node`] and [`Self::outside`] run them: all rights.
+    pub fn kubeconfig_inside(&self) -> PathBuf {
+        self.layout.pki().join("admin.conf")
+    }
+
     /// Runs kubectl; what it printed.
     ///
     /// # Errors

@@ -15,9 +15,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::{cluster::Cluster, images::Image, mesh};
+use crate::{cluster::Cluster, images::Image, mesh, tools};
 
-const GO_TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/go-tools");
 /// The module whose go.mod has the suite's version.
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/go/suite");
 const SUITE_MODULE: &str = "sigs.k8s.io/gateway-api/conformance";
@@ -73,7 +72,7 @@ struct Outcome {
 /// # Errors
 /// When it can not be run.
 pub async fn run(wish: &Wish) -> Result<bool> {
-    let tools = tools()?;
+    let tools = tools::built("conformance")?;
     let module = suite()?;
     let wanted = match &wish.only {
         Some(name) => vec![name.clone()],
@@ -166,18 +165,12 @@ fn verdict(line: &str) -> Option<(&str, &str, Option<&str>)> {
     Some((word, test, case))
 }
 
-fn tools() -> Result<PathBuf> {
-    let output = Command::new(GO_TOOLS).arg("conformance").stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "tools/go-tools conformance failed");
-    Ok(String::from_utf8(output.stdout)?.trim().into())
-}
-
 /// The folder of the suite's source and manifests.
 ///
 /// # Errors
 /// When the module can not be had.
 pub fn suite() -> Result<PathBuf> {
-    mesh::module(Path::new(SUITE), SUITE_MODULE)
+    tools::module(Path::new(SUITE), SUITE_MODULE)
 }
 
 /// The names of all tests for meshes that the suite has.

@@ -46,9 +46,13 @@ impl ControlPlane {
              --kubelet-preferred-address-types=InternalIP --kubelet-client-certificate={pki}/admin.crt
              --kubelet-client-key={pki}/admin.key"
         );
+        // It makes this folder, which else is one of the machine's.
+        let plugins = layout.private().join("flex-volume-plugins");
+        let plugins = plugins.display();
         let controllers = format!(
             "--kubeconfig={pki}/controller-manager.conf --leader-elect=false --use-service-account-credentials=true
-             --service-account-private-key-file={pki}/sa.key --root-ca-file={pki}/ca.crt {EAGER}"
+             --service-account-private-key-file={pki}/sa.key --root-ca-file={pki}/ca.crt
+             --flex-volume-plugin-dir={plugins} {EAGER}"
         );
         let scheduler = format!("--kubeconfig={pki}/scheduler.conf --leader-elect=false {EAGER}");
         Self {

@@ -10,9 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::{control::Facts, guard, images, layout::Layout, options::Options, requirements, supervisor::STAY};
-
-const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/cluster-tools");
+use crate::{control::Facts, guard, images, layout::Layout, options::Options, requirements, supervisor::STAY, tools};
 
 /// A cluster that was started.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ pub(crate) fn start(options: &Options) -> Result<Launched> {
     if swept > 0 {
         eprintln!("weir-cluster: removed what {swept} earlier cluster(s) left");
     }
-    let tools = tools()?;
+    let tools = tools::built("cluster")?;
     let (layout, hold) = Layout::create().context("a folder for the cluster")?;
     let started =
         images::base(&layout.images(), &tools, options.dns).and_then(|()| start_guard(&layout, options, &tools));
@@ -81,13 +79,6 @@ fn start_guard(layout: &Layout, options: &Options, tools: &Path) -> Result<(Chil
             Err(anyhow!(error).context("the cluster did not start"))
         }
     }
-}
-
-/// Builds what is missing of Kubernetes, and says where it lies.
-pub(crate) fn tools() -> Result<PathBuf> {
-    let output = Command::new(TOOLS).stdin(Stdio::null()).stderr(Stdio::inherit()).output().context(TOOLS)?;
-    ensure!(output.status.success(), "tools/cluster-tools failed");
-    Ok(String::from_utf8(output.stdout)?.trim().into())
 }
 
 /// The program of this crate, also from within a test.

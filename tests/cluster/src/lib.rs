@@ -47,6 +47,7 @@ pub mod said;
 mod service;
 pub mod suite;
 pub mod supervisor;
+pub mod tools;
 
 pub use case::{Case, is_ready, until};
 pub use cluster::{Cluster, Spot};

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{case::Case, cluster::Cluster, options::Options};
+use crate::{case::Case, cluster::Cluster, options::Options, tools::module};
 
 /// The chart's folder.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/weir");
@@ -160,19 +160,4 @@ fn kinds(cluster: &Cluster, by: &str, channel: &str) -> Result<()> {
     cluster.kubectl(&["apply", "--server-side", by, kinds])?;
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])?;
     Ok(())
-}
-
-/// The folder of a Go module's files, of the version that the go.mod in `folder` has.
-///
-/// # Errors
-/// When the module can not be had.
-pub(crate) fn module(folder: &Path, module: &str) -> Result<PathBuf> {
-    let go = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new("go");
-        let output = command.args(arguments).current_dir(folder).env("GOWORK", "off").output().context("go")?;
-        ensure!(output.status.success(), "go {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-    };
-    go(&["mod", "download", module])?;
-    Ok(go(&["list", "-m", "-f", "{{.Dir}}", module])?.into())
 }

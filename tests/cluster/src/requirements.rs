@@ -1,6 +1,10 @@
 //! Whether this machine can run a cluster.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use nix::unistd::geteuid;
 
@@ -49,7 +53,8 @@ pub fn missing() -> Option<String> {
     if let Some(refusal) = refused(Command::new("unshare").args(["--net", "sh", "-c", NETFILTER])) {
         return Some(format!("the kernel has no bridge, veth or netfilter for us: {refusal}"));
     }
-    let probe = format!("weir-cluster-probe-{}", std::process::id());
+    static PROBES: AtomicU32 = AtomicU32::new(0);
+    let probe = format!("weir-cluster-probe-{}-{}", std::process::id(), PROBES.fetch_add(1, Relaxed));
     let made = cgroups::create(&probe);
     let removed = cgroups::remove(&probe);
     if let Err(error) = made {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 pub(super) use super::carrier::{Answered, Carrier, Kept, Limits, Onward, Outcome, Place};
 use super::{
-    NOT_DELIVERED, claims,
+    MARKER, claims,
     fault::Fault,
     mirror,
     record::Record,
@@ -350,10 +350,9 @@ pub(super) fn is_safe(head: &RequestHead) -> bool {
 /// mesh's own marker goes to nobody's application, and so do claims of a stranger.
 pub(super) fn own_edits(head: &RequestHead, record: &mut Record) -> Edits {
     const ID: Name = Name::from_static("x-request-id");
-    const MARKER: Name = Name::from_static(NOT_DELIVERED);
     let mut edits = Edits::new();
-    if head.header(NOT_DELIVERED).next().is_some() {
-        edits.remove(MARKER);
+    if head.header(MARKER).next().is_some() {
+        edits.remove(const { Name::from_static(MARKER) });
     }
     if record.stranger {
         claims::remove(head, &mut edits);

@@ -33,7 +33,31 @@ pub(super) struct Fault {
     pub grpc_status: Option<u8>,
 }
 
+/// The application was not reached: nothing of the request has had an effect.
+pub(super) const NOT_DELIVERED: &str = "not-delivered";
+/// It was, and has ended its connection or the stream before it answered.
+const NO_ANSWER: &str = "no-answer";
+
 impl Fault {
+    /// What this proxy says of it to a caller's proxy, beside its own answer.
+    pub(super) fn marker(&self) -> Option<&'static str> {
+        type F = ResponseFlags;
+        let ended = self.status == 503 && [F::UC, F::UR].into_iter().any(|flag| self.flag.contains(flag));
+        if self.unsent { Some(NOT_DELIVERED) } else { ended.then_some(NO_ANSWER) }
+    }
+
+    /// What the proxy of an application has said so of an answer of its own; none for all other answers.
+    pub(super) fn told(marker: Option<&[u8]>, application: SocketAddr) -> Option<Self> {
+        let marker = marker?;
+        if marker == NO_ANSWER.as_bytes() {
+            let detail = format!("the application behind {application} ended its connection before it answered");
+            return Some(Self::upstream(ResponseFlags::UC, 503, detail));
+        }
+        let detail = format!("the application behind {application} did not accept the request");
+        let fault = Self::upstream(ResponseFlags::UF, 503, detail);
+        (marker == NOT_DELIVERED.as_bytes()).then_some(Self { unsent: true, not_delivered: true, ..fault })
+    }
+
     /// A fault of the upstream after the request was sent.
     pub(super) fn upstream(flag: ResponseFlags, status: u16, detail: impl Into<String>) -> Self {
         Self {

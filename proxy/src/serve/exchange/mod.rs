@@ -35,8 +35,9 @@ use crate::{
     telemetry::{Direction, ResponseFlags},
 };
 
-/// Says that a request was not delivered to the application. Believed only from a peer whose identity was proved, and never passed on.
-const NOT_DELIVERED: &str = "x-weir-not-delivered";
+/// By this an application's proxy tells a caller's proxy why there is no answer of the application. Believed only from a peer whose
+/// identity was proved, and never passed on.
+const MARKER: &str = "x-weir-fault";
 /// A caller that sends nothing of a body it has announced, or takes nothing of an answer, for this long is given up.
 const STALL: Duration = Duration::from_secs(300);
 /// From the first byte of a head to its last.

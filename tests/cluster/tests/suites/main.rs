@@ -1,10 +1,12 @@
 //! The mesh on a real Kubernetes: a file for each subject, a cluster for each file.
 
+mod callers;
 mod canary;
 mod chart;
 mod closed;
 mod cluster;
 mod continuity;
+mod flagger;
 mod injection;
 mod inspect;
 mod life;
@@ -23,6 +25,7 @@ fn main() -> std::process::ExitCode {
         closed::SUITE,
         traffic::SUITE,
         rollout::SUITE,
+        flagger::SUITE,
         canary::SUITE,
         routes::SUITE,
         injection::SUITE,

@@ -15,18 +15,13 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use weir_cluster::{
-    Case, Suite, cases, mesh,
-    pods::{self, Wanted},
-    suite::LIMIT,
-};
+use weir_cluster::{Case, Suite, cases, mesh, suite::LIMIT};
+
+use crate::callers::{self, RATE, answers, asked, requests, share};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/rollout");
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Who asks all the time, one on each node, and so many times a second each.
-const CALLERS: [&str; 2] = ["load-1", "load-2"];
-const RATE: u32 = 50;
 /// Bakes long enough for a step of 5 % to be judged.
 const BRIEF: [(&str, &str); 3] = [("BAKE", "12"), ("CHECK", "2"), ("MIN_REQUESTS", "30")];
 
@@ -45,17 +40,9 @@ async fn shop(case: &Case<'_>, fail: u32) {
         .replace("image: busybox:1.37", "image: weir.test/app:1");
     case.apply(&app);
     case.apply(&file("route.yaml"));
-    let load = format!("{{name: app, image: 'weir.test/app:1', args: [load, --url=http://catalog, --rate={RATE}]}}");
-    for (name, node) in CALLERS.iter().zip(["node1", "node2"]) {
-        case.apply(&Wanted::new(name, node).with(std::slice::from_ref(&load)));
-    }
-    case.apply(&Wanted::new("client", "node2").waiting());
-    for name in ["load-1", "load-2", "client"] {
-        case.ready(name).await;
-    }
     case.ready_with("app=catalog", 4).await;
     case.ready_with("app=caller", 1).await;
-    pods::known(case, "client", &[&format!("catalog.{}.svc.cluster.local", case.namespace)]).await;
+    callers::start(case).await;
     in_force(case).await;
     asked(case, "/reset");
 }
@@ -153,40 +140,15 @@ async fn in_force(case: &Case<'_>) {
     }
 }
 
-/// What the callers have counted together, as they say it at this path: requests sent, answered as they should be, and failed.
-fn asked(case: &Case<'_>, path: &str) -> (u64, u64, u64) {
-    let url = format!("http://127.0.0.1:8081{path}");
-    let of = |name: &str| -> Value {
-        let said: Value = serde_json::from_str(&case.exec(name, &["/app", "fetch", "--seconds=30", &url])).unwrap();
-        if said["failed"] != 0 {
-            println!("    {name}: {}", said["reasons"][0]);
-        }
-        said
-    };
-    let all = CALLERS.map(of);
-    let sum = |key: &str| all.iter().map(|one| one[key].as_u64().unwrap()).sum();
-    (sum("sent"), sum("ok"), sum("failed"))
-}
-
-/// Requests from the client's pod: who answered them.
-fn requests(case: &Case<'_>, more: &[&str]) -> Value {
-    serde_json::from_str(&case.exec("client", &[&["/app", "fetch", "http://catalog/"], more].concat())).unwrap()
-}
-
-fn answers(said: &Value, version: &str) -> u64 {
-    said["versions"][version]["count"].as_u64().unwrap_or(0)
-}
-
 /// Waits until the client's proxy gives the new version this share of 100 requests, which are all answered.
 async fn until_share(case: &Case<'_>, percent: u64) {
     let end = Instant::now() + PATIENCE;
     loop {
-        let said = requests(case, &["--count=100"]);
-        assert_eq!(said["statuses"], json!({"200": 100}), "{said}");
-        if answers(&said, "canary") == percent {
+        let share = share(case, 100, "canary");
+        if share == percent {
             return;
         }
-        assert!(Instant::now() < end, "not {percent} %: {said}");
+        assert!(Instant::now() < end, "{share} and not {percent} %");
     }
 }
 

@@ -25,7 +25,12 @@ use crate::{
     net::{Conn, Ended, Frames, Io, buffers},
     serve::{
         Worker,
-        exchange::{NOT_DELIVERED, attempts::Kept, fault::Fault, h1::connected},
+        exchange::{
+            MARKER,
+            attempts::Kept,
+            fault::{Fault, NOT_DELIVERED},
+            h1::connected,
+        },
     },
     upstream::{ClusterInfo, Endpoint, Lease, alone},
 };
@@ -92,7 +97,8 @@ async fn pass_on(arrived: Arrived, to: Io) {
         }
     };
     let (mut parts, body) = answer.into_parts();
-    if parts.status == StatusCode::SERVICE_UNAVAILABLE && parts.headers.contains_key(NOT_DELIVERED) {
+    let is_marked = parts.headers.get(MARKER).is_some_and(|marker| marker == NOT_DELIVERED);
+    if parts.status == StatusCode::SERVICE_UNAVAILABLE && is_marked {
         return reply.reset(Reason::REFUSED_STREAM);
     }
     drop_hops(&mut parts.headers);

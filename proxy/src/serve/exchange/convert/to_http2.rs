@@ -24,9 +24,9 @@ use crate::{
     serve::{
         Worker,
         exchange::{
-            NOT_DELIVERED,
+            MARKER,
             attempts::Kept,
-            fault::Fault,
+            fault::{Fault, NOT_DELIVERED},
             h2::{Peer, Terms, lease},
         },
     },
@@ -97,7 +97,7 @@ async fn ask(lease: Lease, request: Request<Incoming>) -> Result<Response<Receiv
         Err(error) if error.is_unprocessed() && error.is_reset() => {
             let mut refused = Response::new(Received::default());
             *refused.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-            refused.headers_mut().insert(NOT_DELIVERED, HeaderValue::from_static("1"));
+            refused.headers_mut().insert(MARKER, HeaderValue::from_static(NOT_DELIVERED));
             Ok(refused)
         }
         Err(error) => Err(error),

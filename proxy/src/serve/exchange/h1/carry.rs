@@ -9,7 +9,6 @@ use super::{
     body::BodyPump,
     copy::{Copying, copying},
     forward::{self, await_head},
-    is_not_delivered,
 };
 use crate::{
     http::{
@@ -20,6 +19,7 @@ use crate::{
     serve::{
         Worker,
         exchange::{
+            MARKER,
             attempts::{Answered, Carrier, Kept, Onward, PATIENCE, is_safe, own_edits},
             convert,
             fault::Fault,
@@ -75,12 +75,11 @@ impl Carrier for H1<'_> {
             }
         };
         let (upstream, response) = self.over(connected, onward).await?;
-        if (to.mesh.is_some() || converts) && is_not_delivered(&response) {
-            let detail = format!("the application behind {} did not accept the request", to.address);
-            let fault = Fault::upstream(ResponseFlags::UF, 503, detail);
-            return Err(Fault { unsent: true, not_delivered: true, ..fault });
+        let marker = response.header(MARKER).next().filter(|_| to.mesh.is_some() || converts);
+        match Fault::told(marker, to.address).filter(|_| response.status() == 503) {
+            Some(fault) => Err(fault),
+            None => Ok((upstream, response)),
         }
-        Ok((upstream, response))
     }
 
     fn status((_, head): &Self::Answer) -> u16 {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use self::{body::BodyPump, carry::H1};
 pub(super) use self::{carry::connected, copy::Copying};
 use super::{
-    HEAD, NOT_DELIVERED, STALL, Side,
+    HEAD, MARKER, STALL, Side,
     attempts::{self, Answered, Outcome, Place},
     closed,
     fault::Fault,
@@ -59,7 +59,7 @@ pub(super) async fn serve(worker: &Worker, mut conn: Conn, peer: SocketAddr, sid
             }
             Some(Err(fault)) => {
                 let mut record = Record::new(0);
-                Box::pin(answer_fault(&mut conn, &mut out, &mut record, None, &fault, false, false)).await;
+                Box::pin(answer_fault(&mut conn, &mut out, &mut record, None, &fault, None, false)).await;
                 record.finish(worker, side, peer, None);
                 return Box::pin(linger(&mut conn)).await;
             }
@@ -191,13 +191,14 @@ async fn exchange(
             // A body that nobody reads stands between this request and the next one.
             let keep = wants_more && request.is_whole();
             request.discard(conn);
-            answer_fault(conn, out, record, Some(head), &fault, false, keep).await;
+            answer_fault(conn, out, record, Some(head), &fault, None, keep).await;
             if keep { Next::Request } else { Next::Close }
         }
         Err(fault) => {
             let keep = wants_more && request.is_whole() && fault.status != 400;
             request.discard(conn);
-            answer_fault(conn, out, record, Some(head), &fault, fault.unsent && side.is_mesh_caller(), keep).await;
+            answer_fault(conn, out, record, Some(head), &fault, fault.marker().filter(|_| side.is_mesh_caller()), keep)
+                .await;
             match fault.status {
                 0 => Next::Gone,
                 _ if keep => Next::Request,
@@ -230,7 +231,7 @@ async fn answer(
             let fault =
                 Fault::upstream(ResponseFlags::UPE, 502, "the upstream switched protocols, which nobody had asked for");
             request.discard(conn);
-            answer_fault(conn, out, record, Some(head), &fault, false, false).await;
+            answer_fault(conn, out, record, Some(head), &fault, None, false).await;
             return Next::Close;
         }
         let tunnel = response.status() == 101 || (head.is_connect() && response.status() / 100 == 2);
@@ -242,7 +243,7 @@ async fn answer(
         if let Err(error) = pump.look(&upstream) {
             let fault =
                 Fault::upstream(ResponseFlags::UPE, 502, format!("the upstream's answer is malformed: {error:?}"));
-            answer_fault(conn, out, record, Some(head), &fault, false, false).await;
+            answer_fault(conn, out, record, Some(head), &fault, None, false).await;
             return Next::Close;
         }
         // An HTTP/1.0 client knows no interim answers (RFC 9110, section 15.2).
@@ -266,7 +267,7 @@ async fn answer(
             match next.unwrap_or_else(|| Err(late())) {
                 Ok(next) => response = next,
                 Err(fault) => {
-                    answer_fault(conn, out, record, Some(head), &fault, false, false).await;
+                    answer_fault(conn, out, record, Some(head), &fault, None, false).await;
                     return if fault.status == 0 { Next::Gone } else { Next::Close };
                 }
             }
@@ -317,13 +318,8 @@ fn keep(worker: &Worker, place: &Place, conn: Conn) {
 /// The marker never leaves the mesh, and no application may set it.
 fn strip() -> Edits {
     let mut edits = Edits::new();
-    edits.remove(const { Name::from_static(NOT_DELIVERED) });
+    edits.remove(const { Name::from_static(MARKER) });
     edits
-}
-
-/// True if the answer of a mesh peer says that its application was not reached.
-fn is_not_delivered(response: &ResponseHead) -> bool {
-    response.status() == 503 && response.header(NOT_DELIVERED).next().is_some()
 }
 
 /// Sends the proxy's own answer. The caller gets a status, an id, and no more than it may know; the reason is in the log.
@@ -333,7 +329,7 @@ async fn answer_fault(
     record: &mut Record,
     head: Option<&RequestHead>,
     fault: &Fault,
-    say_not_delivered: bool,
+    marker: Option<&'static str>,
     keep_alive: bool,
 ) {
     record.flags |= fault.flag;
@@ -349,9 +345,7 @@ async fn answer_fault(
     if !id.is_empty() {
         headers.push(("x-request-id", id));
     }
-    if say_not_delivered {
-        headers.push((NOT_DELIVERED, b"1"));
-    }
+    headers.extend(marker.map(|marker| (MARKER, marker.as_bytes())));
     out.clear();
     write_local_response(
         out,

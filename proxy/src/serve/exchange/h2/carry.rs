@@ -19,6 +19,7 @@ use crate::{
     serve::{
         Worker,
         exchange::{
+            MARKER,
             attempts::{Answered, Carrier, Kept, Onward, is_safe, own_edits},
             convert,
             fault::Fault,
@@ -70,11 +71,13 @@ impl Carrier for H2<'_> {
             }
             _ => lease(self.worker, Peer::Endpoint(to), kept, Terms::of(cluster)).await?,
         };
-        self.over(lease, onward).await.map_err(|fault| Fault {
+        let answer = self.over(lease, onward).await.map_err(|fault| Fault {
             // A proxy of the mesh refuses a stream whose application it does not reach.
             not_delivered: fault.not_delivered && to.mesh.is_some(),
             ..fault
-        })
+        })?;
+        let marker = answer.head.header(MARKER).next().filter(|_| to.mesh.is_some());
+        Fault::told(marker, to.address).map_or(Ok(answer), Err)
     }
 
     fn status(answer: &Answer) -> u16 {

@@ -10,7 +10,7 @@ use crate::{
         h2::{Chunks, Error, ForwardTrailers, Receiver, Sender},
     },
     net::Deadline,
-    serve::exchange::{NOT_DELIVERED, STALL},
+    serve::exchange::{MARKER, STALL},
 };
 
 /// Bytes of a request that are kept until it is answered, so that it can be sent again.
@@ -156,7 +156,7 @@ impl Flow {
             if self.ended {
                 self.done = true;
                 let sent = match &self.trailers {
-                    Some(trailers) => to.send(&ForwardTrailers { trailers, without: NOT_DELIVERED }, true),
+                    Some(trailers) => to.send(&ForwardTrailers { trailers, without: MARKER }, true),
                     None => ready!(to.poll_send(cx, &mut Bytes::new(), true)),
                 };
                 return Poll::Ready(sent.map_err(|_| FlowError::Receiver));

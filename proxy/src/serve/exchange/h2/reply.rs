@@ -14,7 +14,7 @@ use crate::{
         Asked, RequestHead,
         h2::{Error, List, Reason, Sender, grpc},
     },
-    serve::exchange::{fault::Fault, record::Record},
+    serve::exchange::{MARKER, fault::Fault, record::Record},
 };
 
 /// How long a caller may take to take the proxy's own answer, which is one line.
@@ -59,7 +59,13 @@ impl Reply {
     }
 
     /// The proxy's own answer. The caller gets a status, an id, and no more than it may know; the reason is in the log.
-    pub(super) async fn own(&mut self, record: &mut Record, head: Option<&RequestHead>, fault: &Fault) {
+    pub(super) async fn own(
+        &mut self,
+        record: &mut Record,
+        head: Option<&RequestHead>,
+        fault: &Fault,
+        marker: Option<&'static str>,
+    ) {
         record.flags |= fault.flag;
         record.reason = Some(fault.detail.clone());
         if fault.status == 0 {
@@ -68,7 +74,8 @@ impl Reply {
         let id = head.and_then(|head| head.header("x-request-id").next()).or(record.request_id.as_deref());
         let text = format!("weir: {}, request id {}", fault.summary(), String::from_utf8_lossy(id.unwrap_or_default()));
         let id = Line("x-request-id", id.unwrap_or_default());
-        let common = || fault.headers.iter().map(|(name, value)| Line(name, value)).chain([id]);
+        let marker = marker.map(|marker| Line(MARKER, marker.as_bytes()));
+        let common = || fault.headers.iter().map(|(name, value)| Line(name, value)).chain([id]).chain(marker);
         if record.is_grpc && !fault.is_bare {
             let status = fault.grpc_status.unwrap_or_else(|| grpc::of_http(fault.status));
             let (code, message) = (status.to_string(), grpc::message(&text));

@@ -17,7 +17,7 @@ use crate::{
     serve::{
         Worker,
         exchange::{
-            NOT_DELIVERED, Side,
+            MARKER, Side,
             attempts::{self, Answered, Limits, Outcome},
             closed,
             fault::Fault,
@@ -38,7 +38,7 @@ pub(super) async fn serve(worker: Rc<Worker>, side: Rc<Side>, peer: SocketAddr, 
         Err(refused) => {
             let mut record = Record::new(0);
             let fault = Fault::own(refused.status, ResponseFlags::DPE, refused.reason.to_owned());
-            reply.own(&mut record, None, &fault).await;
+            reply.own(&mut record, None, &fault, None).await;
             return record.finish(&worker, &side, peer, None);
         }
     };
@@ -103,7 +103,7 @@ impl Exchange<'_> {
             record.grpc_status = Some(grpc::DEADLINE_EXCEEDED);
             reply.reset(Reason::CANCEL);
         } else {
-            reply.own(record, Some(head), &fault).await;
+            reply.own(record, Some(head), &fault, None).await;
         }
     }
 
@@ -112,7 +112,7 @@ impl Exchange<'_> {
         let Self { side, head, request, reply, record, .. } = self;
         match answered {
             Ok(Outcome::Answered(answered)) => pass_on(request, reply, answered, record).await,
-            Ok(Outcome::Own(fault)) => reply.own(record, Some(head), &fault).await,
+            Ok(Outcome::Own(fault)) => reply.own(record, Some(head), &fault, None).await,
             // A proxy of the mesh tries another endpoint.
             Err(fault) if fault.unsent && side.is_mesh_caller() => {
                 record.flags |= fault.flag;
@@ -121,7 +121,10 @@ impl Exchange<'_> {
                 record.complete = true;
                 reply.reset(Reason::REFUSED_STREAM);
             }
-            Err(fault) => reply.own(record, Some(head), &fault).await,
+            Err(fault) => {
+                let marker = fault.marker().filter(|_| side.is_mesh_caller());
+                reply.own(record, Some(head), &fault, marker).await;
+            }
         }
     }
 
@@ -160,8 +163,8 @@ async fn pass_on(request: &mut Flow, reply: &mut Reply, answered: Answered<Answe
     record.sent = record.sent.saturating_add(size(head.len()));
     let mut response = Flow::new(body, false);
     let mut unmarked = Edits::new();
-    if head.header(NOT_DELIVERED).next().is_some() {
-        unmarked.remove(Name::from_static(NOT_DELIVERED));
+    if head.header(MARKER).next().is_some() {
+        unmarked.remove(Name::from_static(MARKER));
     }
     if !reply.begin(&ForwardResponse { head: &head, edits: &[&unmarked, &edits[0], &edits[1]] }, response.is_empty()) {
         record.flags |= ResponseFlags::DC;
