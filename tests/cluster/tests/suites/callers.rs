@@ -1,5 +1,7 @@
 //! Callers of the roll-outs' service: two that go on asking and count, and one for single requests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
+
 use serde_json::{Value, json};
 use weir_cluster::{
     Case,

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const PROMETHEUS: u16 = 9090;
 const FLAGGERS_OWN: u16 = 8090;
 
-/// A program on the first node. It ends with this, or with the cluster.
+/// A program on the first node. What enters the node ends with this, the program itself with the cluster, whose process namespace it is in.
 struct Runs {
     child: Child,
     log: PathBuf,
@@ -34,8 +34,7 @@ impl Runs {
         let name = program.file_name().unwrap().to_str().unwrap();
         let log = case.cluster.layout().logs().join(format!("{name}.log"));
         let file = File::create(&log).unwrap();
-        // Its own input ends with this process, and its output is for people who look after a failure.
-        let mut command: Command = case.cluster.node(1).command(program.to_str().unwrap());
+        let mut command = case.cluster.node(1).command(program.to_str().unwrap());
         command.args(arguments).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         Self { child: command.spawn().unwrap(), log }
     }
