@@ -125,6 +125,7 @@ async fn to_cluster(
             Ok(mut called) => {
                 called.slot = slot.take();
                 endpoint.state.reached();
+                // More than that nobody knows of a stream.
                 worker.judge(cluster, &info, &endpoints, endpoint, Verdict::Answered(200));
                 let _held = endpoint.state.enter();
                 let series = endpoint_labels(worker, endpoint, &service);

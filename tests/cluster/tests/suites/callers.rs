@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // a step that fails is a failed test
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use weir_cluster::{
     Case,
@@ -38,6 +40,17 @@ pub(crate) fn asked(case: &Case<'_>, path: &str) -> (u64, u64, u64) {
     let all = CALLERS.map(of);
     let sum = |key: &str| all.iter().map(|one| one[key].as_u64().unwrap()).sum();
     (sum("sent"), sum("ok"), sum("failed"))
+}
+
+/// A version of which 60 % of the requests fail got 5 % of them and was turned back: so much has failed, and nothing does any more.
+pub(crate) async fn saw_little_of_it(case: &Case<'_>) {
+    let (sent, _, failed) = asked(case, "/reset");
+    println!("  {failed} of {sent} requests failed until it was turned back");
+    // Some came before and after.
+    assert!(failed > 0 && failed * 100 <= sent * 5, "{failed} of {sent}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (sent, _, failed) = asked(case, "/stop");
+    assert!(sent > u64::from(RATE) && failed == 0, "{failed} of {sent} failed afterwards");
 }
 
 /// Requests from the client's pod: who answered them.

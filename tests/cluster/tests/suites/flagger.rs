@@ -160,9 +160,9 @@ async fn flagger_promotes_a_good_version_and_turns_a_bad_one_back(case: &Case<'_
     println!("  shares of the good version: {steps:?}");
     assert!(steps.windows(3).any(|three| three == [5, 25, 50]), "{steps:?}\n{}", flagger.said());
     assert_eq!((weights(case), share(case, 100, "two")), ((100, 0), 100));
-    let (sent, ok, failed) = asked(case, "/reset");
+    let (sent, _, failed) = asked(case, "/reset");
     println!("  {sent} requests meanwhile, {failed} failed");
-    assert!(sent > 40 * u64::from(RATE) && ok == sent && failed == 0, "{failed} of {sent} failed");
+    assert!(sent > 40 * u64::from(RATE) && failed == 0, "{failed} of {sent} failed");
 
     release(case, "three", 60);
     until(case, &flagger, "Progressing").await;
@@ -170,13 +170,7 @@ async fn flagger_promotes_a_good_version_and_turns_a_bad_one_back(case: &Case<'_
     println!("  shares of the bad version: {steps:?}");
     assert!(steps.contains(&5) && !steps.contains(&25), "at its first step: {steps:?}\n{}", flagger.said());
     assert_eq!((weights(case), share(case, 100, "two")), ((100, 0), 100));
-    let (sent, _, failed) = asked(case, "/reset");
-    println!("  {failed} of {sent} requests failed until it was turned back");
-    // 60 % of the 5 % that it got; some came before and after.
-    assert!(failed > 0 && failed * 100 <= sent * 5, "{failed} of {sent}");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let (sent, _, failed) = asked(case, "/stop");
-    assert!(sent > u64::from(RATE) && failed == 0, "{failed} of {sent} failed afterwards");
+    callers::saw_little_of_it(case).await;
 }
 
 pub(crate) const SUITE: Suite = Suite {

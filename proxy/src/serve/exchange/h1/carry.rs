@@ -75,11 +75,14 @@ impl Carrier for H1<'_> {
             }
         };
         let (upstream, response) = self.over(connected, onward).await?;
-        let marker = response.header(MARKER).next().filter(|_| to.mesh.is_some() || converts);
-        match Fault::told(marker, to.address).filter(|_| response.status() == 503) {
-            Some(fault) => Err(fault),
-            None => Ok((upstream, response)),
+        // Nothing else is looked through for it.
+        if response.status() == 503
+            && (to.mesh.is_some() || converts)
+            && let Some(fault) = Fault::told(response.header(MARKER).next(), to.address)
+        {
+            return Err(fault);
         }
+        Ok((upstream, response))
     }
 
     fn status((_, head): &Self::Answer) -> u16 {

@@ -76,8 +76,14 @@ impl Carrier for H2<'_> {
             not_delivered: fault.not_delivered && to.mesh.is_some(),
             ..fault
         })?;
-        let marker = answer.head.header(MARKER).next().filter(|_| to.mesh.is_some());
-        Fault::told(marker, to.address).map_or(Ok(answer), Err)
+        // Nothing else is looked through for it: a proxy says so with 503, or to callers of gRPC with 200 and no more behind it.
+        if (answer.head.status() == 503 || answer.body.is_at_end())
+            && to.mesh.is_some()
+            && let Some(fault) = Fault::told(answer.head.header(MARKER).next(), to.address)
+        {
+            return Err(fault);
+        }
+        Ok(answer)
     }
 
     fn status(answer: &Answer) -> u16 {
