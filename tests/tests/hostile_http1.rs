@@ -359,7 +359,7 @@ fn headers_arrive_as_they_were_written_but_for_claims_of_strangers() {
         let lines = |lines: &[&str]| {
             ["GET /a HTTP/1.1", "Host: x"].iter().chain(lines).copied().collect::<Vec<_>>().join("\r\n")
         };
-        let response = connection.ask(&format!("{}\r\nX-Weir-Not-Delivered: 1\r\n\r\n", lines(&sent))).unwrap();
+        let response = connection.ask(&format!("{}\r\nX-Weir-Fault: not-delivered\r\n\r\n", lines(&sent))).unwrap();
         let head = shop.app.last().unwrap().head;
         assert_eq!(head, lines(if from.name == "client" { &sent } else { &others }), "{way}");
         assert_eq!(response.status, 200);
