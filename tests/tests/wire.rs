@@ -76,11 +76,7 @@ fn a_caller_outside_the_mesh_comes_in_by_plaintext_and_is_counted_as_such() {
     let mut connection = outside.connect(at(server.ip, 8080));
     let response = connection.ask("GET /in HTTP/1.1\r\nhost: x\r\nx-weir-fault: not-delivered\r\n\r\n").unwrap();
     assert_eq!(response.status, 200, "{response:?}");
-    assert!(
-        !response.text().contains("weir-fault"),
-        "a marker of the mesh came in from outside: {}",
-        response.text()
-    );
+    assert!(!response.text().contains("weir-fault"), "a marker of the mesh came in from outside: {}", response.text());
     let line = server.logged("the request", |line| line["path"] == "/in");
     assert!(line["peer_identity"].is_null(), "{line}");
     assert!(line["downstream_remote_address"].as_str().unwrap().starts_with(&format!("{}:", outside.ip)), "{line}");
