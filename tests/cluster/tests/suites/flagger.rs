@@ -176,7 +176,8 @@ async fn flagger_promotes_a_good_version_and_turns_a_bad_one_back(case: &Case<'_
 pub(crate) const SUITE: Suite = Suite {
     name: "flagger",
     title: "Roll-outs by Flagger",
-    prepare: mesh::options,
+    // Building them takes minutes, once, and is no part of the test's time.
+    prepare: || tools::built("rollouts").and_then(|_| mesh::options()),
     limit: Duration::from_secs(420),
     alone: false,
     tests: cases![flagger_promotes_a_good_version_and_turns_a_bad_one_back],
